@@ -1,0 +1,168 @@
+// coir/loop/backend.hpp: what a loop asks of the kernel, or of something that plays the kernel.
+//
+// Public so that a simulator can be a backend; not stable. Backends name no operation: what a kind of
+// request does stands in the table of lib/loop/request.cpp.
+//
+// Shape    an abstract class and, per descriptor number, the requests in flight on it. The base class
+//          owns what must be the same on every backend: admission, completion, and the closing path.
+// Order    results are told in the order in which the kernel gave them.
+// Thread   the loop's.
+// Cancel   withdraw(); see waiter.hpp for the two answers.
+// Errors   wait() throws std::system_error only for what no retry can cure.
+// Cost     one virtual call to start a request, one per turn to wait.
+// See      lib/loop/NOTE.md
+#pragma once
+
+#include <coir/base/list.hpp>
+#include <coir/base/time.hpp>
+#include <coir/loop/chunk.hpp>
+#include <coir/loop/request.hpp>
+#include <coir/trace/trace.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace coir {
+
+// What the loops know of one descriptor number.
+struct descriptor_state {
+  list<request> requests;  // in flight on it
+  request* closer = nullptr;
+  std::uint32_t generation = 0;  // counts the lives of the number
+  bool owned = false;  // made by coir and closed by it: nobody else can reuse the number meanwhile
+  bool closing = false;
+  bool lingers = false;  // close(2) may block for it (SO_LINGER)
+
+  // For a backend that works by readiness.
+  bool watched = false;   // the kernel reports its edges
+  bool readable = false;  // no edge since the last "would block" says otherwise
+  bool writable = false;
+  bool ended = false;  // hang-up or error: both directions stay ready
+};
+
+// Entries do not move, so that a list in one of them may point at itself; numbers come in dense.
+class descriptor_table {
+ public:
+  descriptor_state& operator[](int fd);  // may throw std::bad_alloc
+  // Calls visit(fd, state) for every number that was ever used.
+  template <class F>
+  void for_each(F&& visit) {
+    for (std::size_t number = 0; number < pages_.size(); ++number) {
+      if (pages_[number] == nullptr) continue;
+      for (std::size_t i = 0; i < page_entries; ++i) {
+        visit(static_cast<int>(number * page_entries + i), (*pages_[number])[i]);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t page_entries = 128;
+  using page = std::array<descriptor_state, page_entries>;
+  std::vector<std::unique_ptr<page>> pages_;
+};
+
+struct backend_stats {
+  std::uint64_t enters = 0;        // system calls that asked the kernel for events or gave it requests
+  std::uint64_t submitted = 0;     // requests started
+  std::uint64_t completed = 0;     // results told
+  std::uint64_t overflows = 0;     // turns in which the completion queue had overflowed
+  std::uint64_t stale_events = 0;  // results or events for something that was over
+  std::uint64_t rebuilds = 0;      // of the epoll set, because of a registration that would not die
+};
+
+class backend {
+ public:
+  virtual ~backend();
+
+  // True: it is in flight. False: it is over, request.result is set, nobody will be told.
+  bool start(request& what);
+  abort_answer withdraw(request& what) noexcept;
+
+  // Gives `fd` to the closing path without anybody waiting for the end of it.
+  void close_soon(int fd) noexcept;
+  // A descriptor that was just made has this number: what was known of the number is forgotten.
+  void adopt(int fd);
+  // close(2) on `fd` may block: it is then done off the loop's thread where the backend can.
+  void lingers(int fd) { descriptors_[fd].lingers = true; }
+
+  // Sends everything and waits for results until `deadline` (instant::min(): only looks), measured
+  // on the steady clock. Returns how many results and events came, including those of `wake_fd`.
+  virtual std::size_t wait(instant deadline) = 0;
+  // Sends everything without waiting.
+  virtual void submit() = 0;
+  // Readable when wait() would find something in the kernel. May be another one after a wait().
+  virtual int pollable_fd() = 0;
+  // wait() would find something that the kernel does not know of.
+  virtual bool has_more() const noexcept = 0;
+
+  std::size_t in_flight() const noexcept { return in_flight_; }
+  // Of those, how many can wake somebody.
+  std::size_t awaited() const noexcept { return awaited_; }
+  const backend_stats& stats() const noexcept { return stats_; }
+  virtual std::string describe() const = 0;
+
+  // How the backend runs what may block and is no request of the kernel's (files on epoll). `run` answers
+  // true when it is done, result set; false when it will call finish_blocking() on the loop's thread.
+  // Until a thread pool installs itself here, it runs on the spot.
+  struct blocking_hook {
+    bool (*run)(void* self, request& what, int (*work)(request&));
+    void* self;
+  };
+  void install(blocking_hook hook) noexcept { blocking_ = hook; }
+  void finish_blocking(request& what) noexcept { complete(what, what.result); }
+
+  // Runs until nothing is in flight any more. What is still there is withdrawn first.
+  void drain() noexcept;
+  // After fork(2), in the child: lets go of the kernel objects shared with the parent, touching nothing.
+  virtual void abandon() noexcept = 0;
+
+  chunk_pool& chunks();
+
+ protected:
+  backend(trace::control& trace, unsigned chunk_count, std::size_t chunk_bytes);
+
+  // A close comes here only for a lingering descriptor, when nothing else is in flight on it.
+  virtual bool do_start(request& what, descriptor_state& state) = 0;
+  virtual abort_answer do_withdraw(request& what, descriptor_state& state) noexcept = 0;
+  // The descriptor is about to be closed and nothing is in flight on it.
+  virtual void forget(int fd, descriptor_state& state) noexcept = 0;
+
+  // Everything below keeps the counts, the lists and the closing path right; nothing else may.
+  void arm(request& what, descriptor_state& state) noexcept;
+  void complete(request& what, int result) noexcept;  // the last result
+  void deliver(request& what, int result) noexcept;   // one of several
+  void detach(request& what) noexcept;                // over, nobody is told
+
+  // The private marks that backends leave on a request.
+  static bool& retried(request& what) noexcept { return what.retried_; }
+  static bool& withdrawn(request& what) noexcept { return what.withdrawn_; }
+  static bool& more_waits(request& what) noexcept { return what.more_waits_; }
+  static std::uint16_t& chunk_of(request& what) noexcept { return what.chunk_; }
+  static std::uint32_t& slot_of(request& what) noexcept { return what.slot_; }
+
+  descriptor_table descriptors_;
+  backend_stats stats_;
+  trace::control& trace_;
+  chunk_pool* chunks_ = nullptr;
+  blocking_hook blocking_;
+
+ private:
+  bool start_close(request& what);
+  void withdraw_all(descriptor_state& state) noexcept;
+  bool finish_close(int fd, descriptor_state& state, request* closer) noexcept;
+  void leave(request& what) noexcept;
+
+  list<request> apart_;  // in flight on no descriptor: opens, and closes that something holds up
+
+  std::size_t in_flight_ = 0;
+  std::size_t awaited_ = 0;
+  unsigned chunk_count_;
+  std::size_t chunk_bytes_;
+};
+
+}  // namespace coir

@@ -1,0 +1,239 @@
+// coir/loop/loop.hpp: one thread's event loop. Useful alone; fibers are one user of it.
+//
+//   coir::loop loop;
+//   loop.post([&] { loop.stop(); });        // from any thread
+//   loop.run();                                                          [tests/loop/loop_test.cpp]
+//
+// One turn, in this order, on every backend:
+//   1. everything asked for so far is given to the kernel, and the loop waits: not at all when step 5
+//      left something ready, else until the next timer;
+//   2. completions and events, in the kernel's order; they only queue, or call a watcher;
+//   3. timers that are due, by deadline, at most 1024;
+//   4. what other threads posted, in order of arrival;
+//   5. ready fibers, a bounded number (the hook `run_ready`, installed by coir/fiber).
+// run_once() then gives what step 5 asked for to the kernel, without waiting.
+//
+// Shape    an object; several per thread and per process. It is bound to the thread that first runs it.
+// Thread   post() and stop() from any; everything else from its own.
+// Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
+// Errors   std::system_error from the constructor when the kernel refuses what every backend needs, from
+//          run when it breaks; std::logic_error for use by the wrong thread, inside itself, or in a child
+//          process. What a callback throws leaves run(); what was not delivered then is delivered next.
+// Cost     a turn without work: no system call on io_uring, one on epoll. One clock reading a turn.
+// See      loop/request.hpp, loop/timer.hpp; lib/loop/NOTE.md
+#pragma once
+
+#include <coir/base/fd.hpp>
+#include <coir/base/time.hpp>
+#include <coir/loop/backend.hpp>
+#include <coir/loop/post.hpp>
+#include <coir/loop/request.hpp>
+#include <coir/loop/timer.hpp>
+#include <coir/trace/trace.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+
+namespace coir {
+
+enum class backend_kind : std::uint8_t { automatic, uring, epoll };
+
+class loop_options {
+ public:
+  loop_options() noexcept {}
+
+  // automatic: io_uring where it is to be had, epoll elsewhere. The environment variable COIR_BACKEND
+  // (auto, uring, epoll) decides where the program left it automatic.
+  loop_options& backend(backend_kind kind) noexcept { return backend_ = kind, *this; }
+  // Entries of io_uring's submission queue, rounded up to a power of two. More requests than this in one
+  // turn cost one more system call each time; none is refused.
+  loop_options& submission_entries(unsigned count) noexcept { return entries_ = count, *this; }
+  // Entries of its completion queue; 0: four times the submission queue. What does not fit is not lost.
+  loop_options& completion_entries(unsigned count) noexcept { return completions_ = count, *this; }
+  // The pool behind receive loops: how many chunks (rounded up to a power of two, at most 32768), and how
+  // long each is.
+  loop_options& chunks(unsigned count) noexcept { return chunks_ = count, *this; }
+  loop_options& chunk_bytes(std::size_t bytes) noexcept { return chunk_bytes_ = bytes, *this; }
+  // Another clock than the steady one; must outlive the loop.
+  loop_options& time(time_source* source) noexcept { return time_ = source, *this; }
+
+ private:
+  friend class loop;
+  time_source* time_ = nullptr;
+  std::size_t chunk_bytes_ = 4096;
+  unsigned entries_ = 256;
+  unsigned completions_ = 0;
+  unsigned chunks_ = 256;
+  backend_kind backend_ = backend_kind::automatic;
+};
+
+// Fibers, seen from below: whoever has something to run in step 5.
+class ready_hook {
+ public:
+  // Runs a bounded number of what is ready; returns how many.
+  virtual std::size_t run_ready() = 0;
+  virtual bool has_ready() const noexcept = 0;
+
+ protected:
+  ~ready_hook() = default;
+};
+
+struct loop_stats {
+  std::uint64_t turns = 0;
+  std::uint64_t timers = 0;  // fired
+  std::uint64_t posts = 0;   // run
+  backend_stats backend;
+};
+
+class loop {
+ public:
+  explicit loop(const loop_options& options = {});
+  loop(const loop&) = delete;
+  loop& operator=(const loop&) = delete;
+  ~loop();
+
+  // The loop that is running on this thread, or whose fibers are; null outside of any.
+  static loop* current() noexcept;
+
+  // Until stop(), or until nothing is left that could wake anything (can_wake).
+  void run();
+  // One turn that waits at most so long (a negative limit: for ever). Returns how much was done.
+  std::size_t run_once(duration at_most = duration::zero());
+  void run_for(duration limit);
+  // Any thread, and before run(), which then returns after one turn. Counts once.
+  void stop() noexcept { inbox_.stop(); }
+
+  // Runs `work` on the loop's thread, in step 4. Any thread. Never inline. Allocates the copy of `work`.
+  template <class Work>
+  void post(Work&& work) {
+    push(new posted<std::decay_t<Work>>(std::forward<Work>(work)));
+  }
+
+  // A descriptor for a foreign poll, epoll or event loop: readable when run_once() has something to do.
+  // Once asked for, every run_once() leaves it so. Stays the same for the life of the loop.
+  int pollable_fd();
+
+  // The time now: the steady clock, or its replacement, less the time the loop was held by a debugger.
+  instant time() const noexcept {
+    return (time_source_ == nullptr ? steady_now() : time_source_->now()) - time_shift_;
+  }
+  // The time of this turn, which costs nothing; up to 4 ms behind while there are no timers.
+  instant turn_time() const noexcept { return turn_time_; }
+  // Moves the loop's time into the past by `held`: for whoever stopped the loop.
+  void shift_time(duration held) noexcept { time_shift_ += held; }
+
+  // See timer.hpp. Deadlines are instants of time().
+  void arm(timer& which, instant deadline) { timers_.arm(which, deadline); }
+  bool disarm(timer& which) noexcept { return timers_.disarm(which); }
+
+  // See request.hpp. True: in flight. False: over, result set, nobody will be told.
+  bool start(request& what) {
+    check_alive();
+    return backend_->start(what);
+  }
+  abort_answer withdraw(request& what) noexcept { return backend_->withdraw(what); }
+  // A descriptor made outside of requests (socket(2)) is now the loop's to close.
+  void adopt(int fd) { backend_->adopt(fd); }
+  // Gives a descriptor to the closing path; the loop does the rest.
+  void close_soon(int fd) noexcept { backend_->close_soon(fd); }
+  // SO_LINGER was set: closing may block, and is done elsewhere where the backend can.
+  void lingers(int fd) { backend_->lingers(fd); }
+  chunk_pool& chunks() { return backend_->chunks(); }
+
+  // Something that the loop cannot see may wake it (a thread that will post): while one of these lives,
+  // run() waits, and fibers that wait are no deadlock.
+  class hold {
+   public:
+    explicit hold(loop& of) noexcept : loop_(&of) { ++loop_->holds_; }
+    hold(hold&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)) {}
+    hold& operator=(hold&&) = delete;
+    ~hold() {
+      if (loop_ != nullptr) --loop_->holds_;
+    }
+
+   private:
+    loop* loop_;
+  };
+  // Is there a request, timer or hold that could make something happen?
+  bool can_wake() const noexcept {
+    return backend_->awaited() != 0 || !timers_.empty() || holds_ != 0 || !inbox_.empty() ||
+           posts_ != nullptr;
+  }
+
+  void install(ready_hook* fibers) noexcept { fibers_ = fibers; }
+  ready_hook* installed() const noexcept { return fibers_; }
+  void install(backend::blocking_hook hook) noexcept { backend_->install(hook); }
+
+  trace::control& trace() noexcept { return trace_; }
+  std::uint16_t number() const noexcept { return trace_.loop; }
+  std::size_t timers() const noexcept { return timers_.size(); }
+  std::size_t in_flight() const noexcept { return backend_->in_flight(); }
+  loop_stats stats() const noexcept;
+  // Which backend this loop has, and with what.
+  std::string describe() const { return backend_->describe(); }
+  backend_kind kind() const noexcept { return kind_; }
+
+  // Throws std::logic_error in a child process that inherited the loop.
+  void check_alive() const {
+    if (forked_) [[unlikely]] refuse_child();
+  }
+
+ private:
+  template <class Work>
+  struct posted final : post_node {
+    template <class From>
+    explicit posted(From&& work) : work_(std::forward<From>(work)) {}
+    void run() override { work_(); }
+    Work work_;
+  };
+
+  class running;
+  friend class loop_registry;
+
+  void push(post_node* node) noexcept { inbox_.push(*node); }
+  std::size_t turn(instant until);
+  std::size_t wait(instant until);
+  std::size_t run_posts();
+  void show_readiness();
+  void aim(instant deadline);
+  // An instant of time() on the clock behind it.
+  instant shifted(instant at) const noexcept { return at == never ? never : after(at, time_shift_); }
+  [[noreturn]] static void refuse_child();
+
+  trace::control trace_;
+  inbox inbox_;
+  std::unique_ptr<backend> backend_;
+  timer_heap timers_;
+  ready_hook* fibers_ = nullptr;
+  post_node* posts_ = nullptr;  // taken from the inbox, not yet run
+  time_source* time_source_;
+  instant turn_time_;
+  duration time_shift_ = duration::zero();
+  std::size_t holds_ = 0;
+  loop_stats stats_;
+
+  // For a foreign loop: an epoll set with the backend's descriptor, the inbox and a timerfd in it.
+  unique_fd outer_;
+  unique_fd outer_timer_;
+  int outer_shows_ = -1;           // the backend's descriptor that is in it
+  instant outer_deadline_ = never;  // what the timerfd is set to
+
+  std::thread::id owner_;
+  backend_kind kind_ = backend_kind::automatic;
+  bool in_turn_ = false;
+  bool forked_ = false;  // this process is a child of the one that made the loop
+};
+
+struct backend_choice {
+  backend_kind kind;
+  std::string why;  // one line: what was chosen, and because of what
+};
+
+// What loops of this process get that leave the choice to coir. Decided once, on first use.
+const backend_choice& backend_report();
+
+}  // namespace coir

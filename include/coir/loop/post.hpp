@@ -1,0 +1,64 @@
+// coir/loop/post.hpp: the inbox through which other threads reach a loop.
+//
+// The machinery under loop.post() and loop.stop(); a user needs only those.
+//
+// Shape    one atomic word: nothing, "asleep", or a chain of posts, newest first. A post is a node with
+//          something to run; the node belongs to the inbox until it is run.
+// Order    posts of one thread run in their order.
+// Thread   push and stop: any. The rest: the loop's.
+// Errors   none; a push cannot fail.
+// Cost     a push is one compare-and-swap, plus one write(2) when, and only when, the loop sleeps.
+// See      coir/loop/loop.hpp; lib/loop/NOTE.md
+#pragma once
+
+#include <coir/base/fd.hpp>
+
+#include <atomic>
+
+namespace coir {
+
+// Something that another thread wants done on the loop's thread.
+class post_node {
+ public:
+  virtual ~post_node() = default;
+  virtual void run() = 0;
+
+ private:
+  friend class inbox;
+  friend class loop;
+  post_node* next_ = nullptr;
+};
+
+class inbox {
+ public:
+  inbox();
+  inbox(const inbox&) = delete;
+  ~inbox();
+
+  // Any thread.
+  void push(post_node& node) noexcept;
+  void stop() noexcept;
+
+  // The loop announces that it is about to sleep. False: it must not, something is here.
+  bool fall_asleep() noexcept;
+  // The loop is awake: from here on, posts wake nobody.
+  void awake() noexcept;
+  // All posts so far, oldest first, as a chain.
+  post_node* take() noexcept;
+  bool empty() const noexcept;
+  bool stop_requested() const noexcept { return stop_.load(std::memory_order_acquire); }
+  void clear_stop() noexcept { stop_.store(false, std::memory_order_relaxed); }
+  // An eventfd. Its counter only ever grows: both backends watch it edge-triggered, so that waking the
+  // loop costs the sleeper no read(2).
+  int fd() const noexcept { return fd_.get(); }
+
+ private:
+  post_node* asleep() const noexcept;
+  void ring() noexcept;
+
+  std::atomic<post_node*> head_{nullptr};
+  std::atomic<bool> stop_{false};
+  unique_fd fd_;
+};
+
+}  // namespace coir

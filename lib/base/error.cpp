@@ -1,0 +1,18 @@
+#include <coir/base/error.hpp>
+
+#include <stdexcept>
+
+namespace coir {
+
+std::error_code error_of(int errno_value) noexcept {
+  // The generic category, so that a code compares equal to std::errc whatever the platform says.
+  return {errno_value, std::generic_category()};
+}
+
+void throw_error(int errno_value, const std::string& what) {
+  throw std::system_error(error_of(errno_value), what);
+}
+
+void throw_misuse(const std::string& what) { throw std::logic_error(what); }
+
+}  // namespace coir

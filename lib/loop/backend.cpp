@@ -1,0 +1,194 @@
+#include <coir/loop/backend.hpp>
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <new>
+
+namespace coir {
+
+namespace {
+
+// A lingering descriptor that was handed to the loop: nobody waits for it, and the loop must not block.
+class detached_close : public waiter {
+ public:
+  explicit detached_close(int fd) noexcept : waiter(kind), what(request::close(fd)) {
+    what.told = this;
+  }
+  request what;
+
+ private:
+  static void finished(waiter& self) noexcept { delete static_cast<detached_close*>(&self); }
+  static constexpr waiter_kind kind{finished};
+};
+
+bool run_here(void*, request& what, int (*work)(request&)) {
+  what.result = work(what);
+  return true;
+}
+
+}  // namespace
+
+descriptor_state& descriptor_table::operator[](int fd) {
+  const std::size_t at = static_cast<std::size_t>(fd);
+  const std::size_t page_number = at / page_entries;
+  if (page_number >= pages_.size()) pages_.resize(page_number + 1);
+  std::unique_ptr<page>& where = pages_[page_number];
+  if (where == nullptr) where = std::make_unique<page>();
+  return (*where)[at % page_entries];
+}
+
+backend::backend(trace::control& trace, unsigned chunk_count, std::size_t chunk_bytes)
+    : trace_(trace),
+      blocking_{run_here, nullptr},
+      chunk_count_(chunk_count),
+      chunk_bytes_(chunk_bytes) {}
+
+backend::~backend() {
+  if (chunks_ != nullptr) chunks_->release();
+}
+
+chunk_pool& backend::chunks() {
+  if (chunks_ == nullptr) chunks_ = chunk_pool::create(chunk_count_, chunk_bytes_);
+  return *chunks_;
+}
+
+bool backend::start(request& what) {
+  COIR_ASSERT(!what.armed_, "a request was started twice");
+  what.retried_ = false;
+  what.withdrawn_ = false;
+  what.more_waits_ = false;
+  COIR_TRACE(trace_, trace::point::submit, 0, static_cast<std::uint64_t>(what.kind),
+             static_cast<std::uint64_t>(what.fd));
+  ++stats_.submitted;
+  // A path has no descriptor yet; what is said of number 0 here is not used.
+  if (what.kind == request_kind::open) return do_start(what, descriptors_[0]);
+  if (what.fd < 0) {
+    what.result = -EBADF;
+    return false;
+  }
+  descriptor_state& state = descriptors_[what.fd];
+  if (state.closing) {
+    what.result = -EBADF;
+    return false;
+  }
+  if (what.kind == request_kind::close) return start_close(what);
+  return do_start(what, state);
+}
+
+abort_answer backend::withdraw(request& what) noexcept {
+  COIR_ASSERT(what.armed_, "a request was withdrawn that is not in flight");
+  // A closing that has begun is not stopped: half of it is already done.
+  if (what.kind == request_kind::close) return abort_answer::later;
+  return do_withdraw(what, descriptors_[what.fd < 0 ? 0 : what.fd]);
+}
+
+void backend::adopt(int fd) {
+  descriptor_state& state = descriptors_[fd];
+  COIR_ASSERT(state.requests.empty(), "a descriptor number was reused under its requests");
+  ++state.generation;
+  state.owned = true;
+  state.closing = state.lingers = false;
+  state.watched = state.readable = state.writable = state.ended = false;
+}
+
+void backend::arm(request& what, descriptor_state& state) noexcept {
+  what.armed_ = true;
+  const bool apart = what.kind == request_kind::open || what.kind == request_kind::close;
+  (apart ? apart_ : state.requests).push_back(what);
+  ++in_flight_;
+  if (!what.background) ++awaited_;
+}
+
+void backend::leave(request& what) noexcept {
+  what.armed_ = false;
+  what.unlink();
+  --in_flight_;
+  if (!what.background) --awaited_;
+}
+
+void backend::detach(request& what) noexcept { leave(what); }
+
+void backend::complete(request& what, int result) noexcept {
+  COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
+             static_cast<std::uint64_t>(static_cast<std::int64_t>(result)));
+  ++stats_.completed;
+  what.result = result;
+  const int fd = what.fd;
+  const bool on_descriptor = fd >= 0 && what.kind != request_kind::close;
+  leave(what);
+  if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
+  if (!on_descriptor) return;
+  descriptor_state& state = descriptors_[fd];
+  if (state.closing && state.requests.empty()) {
+    request* const closer = std::exchange(state.closer, nullptr);
+    if (finish_close(fd, state, closer) && closer != nullptr) {
+      if (closer->armed_) leave(*closer);
+      if (closer->told != nullptr) closer->told->done();
+    }
+  }
+}
+
+void backend::deliver(request& what, int result) noexcept {
+  COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
+             static_cast<std::uint64_t>(static_cast<std::int64_t>(result)));
+  ++stats_.completed;
+  what.result = result;
+  what.told->done();
+}
+
+void backend::withdraw_all(descriptor_state& state) noexcept {
+  state.requests.for_each([&](request& what) {
+    if (do_withdraw(what, state) == abort_answer::now) {
+      // Nobody asked for this one to stop: whoever waits for it is told.
+      what.result = -ECANCELED;
+      if (what.told != nullptr) what.told->done();
+    }
+  });
+}
+
+bool backend::start_close(request& what) {
+  descriptor_state& state = descriptors_[what.fd];
+  state.closing = true;
+  withdraw_all(state);
+  if (state.requests.empty()) return !finish_close(what.fd, state, &what);
+  state.closer = &what;
+  arm(what, state);
+  return true;
+}
+
+void backend::close_soon(int fd) noexcept {
+  descriptor_state& state = descriptors_[fd];
+  if (state.closing) return;
+  state.closing = true;
+  withdraw_all(state);
+  if (state.requests.empty()) finish_close(fd, state, nullptr);
+}
+
+bool backend::finish_close(int fd, descriptor_state& state, request* closer) noexcept {
+  forget(fd, state);
+  ++state.generation;
+  state.owned = state.closing = state.watched = state.readable = state.writable = state.ended = false;
+  if (std::exchange(state.lingers, false)) {
+    detached_close* const detached =
+        closer == nullptr ? new (std::nothrow) detached_close(fd) : nullptr;
+    if (detached != nullptr) closer = &detached->what;
+    if (closer != nullptr) {
+      if (closer->armed_) leave(*closer);
+      const bool in_flight = do_start(*closer, state);
+      if (!in_flight) delete detached;
+      return !in_flight;
+    }
+  }
+  // EINTR: on Linux the number is free all the same.
+  const int closed = ::close(fd);
+  if (closer != nullptr) closer->result = closed < 0 && errno != EINTR ? -errno : 0;
+  return true;
+}
+
+void backend::drain() noexcept {
+  descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
+  while (in_flight_ != 0) wait(never);
+}
+
+}  // namespace coir

@@ -1,0 +1,337 @@
+#include "backend_epoll.hpp"
+
+#include <coir/base/error.hpp>
+#include <coir/base/fd.hpp>
+
+#include "request_row.hpp"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <ctime>
+
+namespace coir {
+
+namespace {
+
+// One registration per descriptor, made when a request first finds it not ready, and left in place:
+// edge-triggered, so that requests come and go without a system call. What an edge said is remembered
+// in descriptor_state until a call answers "would block".
+constexpr std::uint32_t edges = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+
+// Events per wait, and results per multishot request and turn: more are taken on the next turn, after
+// the fibers had theirs.
+constexpr std::size_t events_per_wait = 256;
+constexpr int results_per_turn = 64;
+
+constexpr std::uint64_t wake_data = ~std::uint64_t{0};
+
+std::uint64_t data_of(int fd, const descriptor_state& state) noexcept {
+  return static_cast<std::uint64_t>(state.generation) << 32 | static_cast<std::uint32_t>(fd);
+}
+
+bool may_block(const request& what) noexcept {
+  switch (what.kind) {
+    case request_kind::open:
+    case request_kind::close:
+    case request_kind::fsync: return true;
+    case request_kind::read:
+    case request_kind::write:
+    case request_kind::readv:
+    case request_kind::writev: return what.offset != request::no_offset;
+    default: return false;
+  }
+}
+
+class epoll_backend final : public backend {
+ public:
+  epoll_backend(trace::control& trace, const backend_settings& settings);
+  ~epoll_backend() override { drain(); }
+
+  std::size_t wait(instant deadline) override;
+  void submit() override {}
+  bool has_more() const noexcept override { return !unfinished_.empty(); }
+  int pollable_fd() override { return epoll_.get(); }
+  std::string describe() const override;
+  void abandon() noexcept override { epoll_.reset(); }
+
+ private:
+  bool do_start(request& what, descriptor_state& state) override;
+  abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
+  void forget(int fd, descriptor_state& state) noexcept override;
+
+  bool watch(int fd, descriptor_state& state, int& error) noexcept;
+  int attempt(request& what, descriptor_state& state);
+  bool waits_ahead(const descriptor_state& state, bool for_input) const noexcept;
+  void serve(int fd, descriptor_state& state);
+  bool serve_one(request& what, descriptor_state& state);
+  void unwatch_foreign(int fd, descriptor_state& state) noexcept;
+  int rebuild();
+  int sleep(std::array<epoll_event, events_per_wait>& events, instant deadline);
+
+  unique_fd epoll_;
+  int wake_fd_;
+  bool nanoseconds_ = true;  // epoll_pwait2 is there (Linux 5.11)
+  std::vector<int> unfinished_;  // descriptors with results left from the last turn
+};
+
+bool for_input(const request& what) noexcept {
+  if (what.kind == request_kind::poll) return (what.flags & POLLOUT) == 0;
+  return (row_of(what.kind).readiness & POLLIN) != 0;
+}
+
+epoll_backend::epoll_backend(trace::control& trace, const backend_settings& settings)
+    : backend(trace, settings.chunks, settings.chunk_bytes), wake_fd_(settings.wake_fd) {
+  if (const int error = rebuild(); error != 0) throw_error(error, "epoll set of a loop");
+}
+
+// Makes the epoll set anew and answers an errno, or 0. At the start, and when a registration fires that cannot be removed: its
+// descriptor was closed behind our back while a duplicate keeps the open file, and the registration
+// with it, alive.
+int epoll_backend::rebuild() {
+  unique_fd fresh(::epoll_create1(EPOLL_CLOEXEC));
+  if (!fresh) return errno;
+  const auto add = [&](int fd, std::uint32_t events, std::uint64_t data) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = data;
+    return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+  };
+  if (const int error = add(wake_fd_, EPOLLIN | EPOLLET, wake_data); error != 0) return error;
+  descriptors_.for_each([&](int fd, descriptor_state& state) {
+    if (!state.watched) return;
+    const int refused = add(fd, edges, data_of(fd, state));
+    state.watched = refused == 0;
+    // The new registration reports what is ready; until then, trying is the safe answer.
+    state.readable = state.writable = true;
+    // A number that was closed behind our back, or no memory for the new entry: nothing would ever
+    // report on it again, so those who wait are told now.
+    if (refused != 0) {
+      state.requests.for_each([&](request& what) { complete(what, -refused); });
+    }
+  });
+  epoll_ = std::move(fresh);
+  return 0;
+}
+
+std::string epoll_backend::describe() const {
+  return fmt::format("epoll, edge-triggered, {} events a wait, {}", events_per_wait,
+                     nanoseconds_ ? "epoll_pwait2" : "epoll_wait in milliseconds");
+}
+
+bool epoll_backend::watch(int fd, descriptor_state& state, int& error) noexcept {
+  epoll_event event{};
+  event.events = edges;
+  event.data.u64 = data_of(fd, state);
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) {
+    // EEXIST: a registration of an earlier life of the number, for the same open file.
+    if (errno != EEXIST || ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) < 0) {
+      error = errno;
+      return false;
+    }
+  }
+  state.watched = true;
+  // Adding reports what is ready already, as an event of the next wait.
+  state.readable = state.writable = state.ended = false;
+  return true;
+}
+
+void epoll_backend::forget(int fd, descriptor_state& state) noexcept {
+  // Before close(2): afterwards a duplicate elsewhere, in a forked child say, would keep the
+  // registration alive and out of reach.
+  if (state.watched) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+}
+
+// A descriptor that coir did not make may be closed by its owner at any time, and the kernel drops the
+// registration then without a word. So it is registered only while somebody waits.
+void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
+  if (state.owned || !state.watched || !state.requests.empty()) return;
+  forget(fd, state);
+  state.watched = false;
+}
+
+int epoll_backend::attempt(request& what, descriptor_state& state) {
+  const request_row& row = row_of(what.kind);
+  if (what.kind == request_kind::recv_multi) {
+    std::uint16_t number = 0;
+    if (!chunks().take(number)) return -ENOBUFS;
+    what.address = chunks().memory(number);
+    what.length = static_cast<std::uint32_t>(chunks().chunk_bytes());
+    chunk_of(what) = number;
+  }
+  int result = 0;
+  do {
+    result = row.attempt(what);
+  } while (result == -EINTR);
+  if (what.kind == request_kind::recv_multi && result <= 0) chunks().give_back(chunk_of(what));
+
+  bool& ready = for_input(what) ? state.readable : state.writable;
+  if (result == -EAGAIN) {
+    ready = false;
+  } else if (row.stream && state.watched && !state.ended && result > 0 &&
+             static_cast<std::uint32_t>(result) < what.length) {
+    // A stream that gave or took less than asked has no more for now: the next edge says when. A hang-up
+    // makes no further edge, which is why `ended` keeps both directions ready.
+    ready = false;
+  }
+  return result;
+}
+
+bool epoll_backend::waits_ahead(const descriptor_state& state, bool input) const noexcept {
+  bool found = false;
+  state.requests.for_each([&](request& other) { found |= for_input(other) == input; });
+  return found;
+}
+
+bool epoll_backend::do_start(request& what, descriptor_state& state) {
+  if (may_block(what)) {
+    if (blocking_.run(blocking_.self, what, row_of(what.kind).attempt)) return false;
+    arm(what, state);
+    return true;
+  }
+  const bool input = for_input(what);
+  const bool multishot = row_of(what.kind).multishot;
+  const bool known_blocked = state.watched && !(input ? state.readable : state.writable);
+  // A multishot request tells all its results through its waiter, so it never finishes here.
+  if (!multishot && !(known_blocked && what.kind != request_kind::poll &&
+                      what.kind != request_kind::connect) &&
+      !waits_ahead(state, input)) {
+    what.result = attempt(what, state);
+    if (what.result != -EAGAIN) return false;
+  }
+  if (!state.watched) {
+    int error = 0;
+    if (!watch(what.fd, state, error)) {
+      // EPERM: a regular file, which is always ready and answered above, or has no readiness at all.
+      what.result = -error;
+      return false;
+    }
+    // What became ready between the attempt and the registration is reported by it.
+  }
+  arm(what, state);
+  if (multishot && (state.readable || state.ended)) unfinished_.push_back(what.fd);
+  return true;
+}
+
+abort_answer epoll_backend::do_withdraw(request& what, descriptor_state& state) noexcept {
+  if (may_block(what)) return abort_answer::later;
+  detach(what);
+  unwatch_foreign(what.fd, state);
+  return abort_answer::now;
+}
+
+// One request that may find its descriptor ready. False: it would still block.
+bool epoll_backend::serve_one(request& what, descriptor_state& state) {
+  if (!row_of(what.kind).multishot) {
+    const int result = attempt(what, state);
+    if (result == -EAGAIN) return false;
+    complete(what, result);
+    return true;
+  }
+  for (int i = 0; i < results_per_turn; ++i) {
+    const int result = attempt(what, state);
+    if (result == -EAGAIN) return false;
+    const bool over = result < 0 || (result == 0 && what.kind == request_kind::recv_multi);
+    if (over) {
+      complete(what, result);
+      return true;
+    }
+    deliver(what, result);
+    if (!what.armed()) return true;  // whoever was told has withdrawn it
+    if (!state.readable) return false;
+  }
+  unfinished_.push_back(what.fd);
+  return true;
+}
+
+void epoll_backend::serve(int fd, descriptor_state& state) {
+  bool input = state.readable || state.ended;
+  bool output = state.writable || state.ended;
+  state.requests.for_each([&](request& what) {
+    // Polls stand in no line, for they take nothing away, and may wait for both directions.
+    if (what.kind == request_kind::poll) {
+      serve_one(what, state);
+      return;
+    }
+    // The first that would block closes its direction to those in line behind it.
+    bool& open = for_input(what) ? input : output;
+    if (open && !serve_one(what, state)) open = false;
+  });
+  unwatch_foreign(fd, state);
+}
+
+int epoll_backend::sleep(std::array<epoll_event, events_per_wait>& events, instant deadline) {
+  const auto size = static_cast<int>(events.size());
+  duration left = duration::zero();
+  if (deadline == never) {
+    left = duration::max();
+  } else if (deadline != instant::min()) {
+    left = std::max(duration::zero(), deadline - steady_now());
+  }
+  ++stats_.enters;
+  if (nanoseconds_) {
+    timespec limit{};
+    limit.tv_sec = left / std::chrono::seconds(1);
+    limit.tv_nsec = (left % std::chrono::seconds(1)).count();
+    const int count = ::epoll_pwait2(epoll_.get(), events.data(), size,
+                                     deadline == never ? nullptr : &limit, nullptr);
+    if (count >= 0 || errno != ENOSYS) return count;
+    nanoseconds_ = false;
+  }
+  // Up, so that nothing fires early; the loop looks at its clock and waits again if need be.
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(
+      std::min<duration>(left, std::chrono::hours(24)));
+  return ::epoll_wait(epoll_.get(), events.data(), size,
+                      deadline == never ? -1 : static_cast<int>(milliseconds.count()));
+}
+
+std::size_t epoll_backend::wait(instant deadline) {
+  std::vector<int> unfinished;
+  unfinished.swap(unfinished_);
+  if (!unfinished.empty()) deadline = instant::min();
+  COIR_TRACE(trace_, trace::point::poll_enter, 0, deadline != instant::min());
+  std::array<epoll_event, events_per_wait> events;
+  int count = sleep(events, deadline);
+  // EINTR: a signal was handled; the turn goes on without events.
+  if (count < 0 && errno != EINTR) throw_error(errno, "epoll_wait of a loop");
+  count = std::max(count, 0);
+
+  bool stale = false;
+  for (int i = 0; i < count; ++i) {
+    const std::uint64_t data = events[static_cast<std::size_t>(i)].data.u64;
+    const std::uint32_t happened = events[static_cast<std::size_t>(i)].events;
+    if (data == wake_data) continue;
+    const int fd = static_cast<int>(data & 0xffff'ffff);
+    descriptor_state& state = descriptors_[fd];
+    if (state.generation != data >> 32) {
+      ++stats_.stale_events;
+      stale = true;
+      continue;
+    }
+    if ((happened & (EPOLLIN | EPOLLRDHUP)) != 0) state.readable = true;
+    if ((happened & EPOLLOUT) != 0) state.writable = true;
+    if ((happened & (EPOLLERR | EPOLLHUP)) != 0) state.readable = state.writable = true;
+    if ((happened & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) != 0) state.ended = true;
+    serve(fd, state);
+  }
+  for (const int fd : unfinished) serve(fd, descriptors_[fd]);
+  // Without a descriptor for the new set the old one stays: its stale registrations are edge-triggered
+  // and cannot spin.
+  if (stale && rebuild() == 0) ++stats_.rebuilds;
+  COIR_TRACE(trace_, trace::point::poll_leave, 0, static_cast<std::uint64_t>(count));
+  return static_cast<std::size_t>(count) + unfinished.size();
+}
+
+}  // namespace
+
+std::unique_ptr<backend> make_epoll_backend(trace::control& trace,
+                                            const backend_settings& settings) {
+  return std::make_unique<epoll_backend>(trace, settings);
+}
+
+}  // namespace coir

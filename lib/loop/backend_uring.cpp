@@ -1,0 +1,627 @@
+#include "backend_uring.hpp"
+
+#include <coir/base/error.hpp>
+#include <coir/base/fd.hpp>
+
+#include "request_row.hpp"
+
+#include <fmt/format.h>
+#include <liburing.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+// Newer than the headers of liburing 2.3. Flags of io_uring_enter(2) and feature bits only: what
+// io_uring_setup(2) takes must be known to liburing, which maps the ring accordingly (NO_SQARRAY with
+// 2.3 is accepted and corrupts the ring).
+#if !defined(IORING_ENTER_ABS_TIMER)
+#define IORING_ENTER_ABS_TIMER (1U << 5)
+#endif
+#if !defined(IORING_ENTER_NO_IOWAIT)
+#define IORING_ENTER_NO_IOWAIT (1U << 7)
+#endif
+#if !defined(IORING_FEAT_MIN_TIMEOUT)
+#define IORING_FEAT_MIN_TIMEOUT (1U << 15)
+#endif
+#if !defined(IORING_FEAT_NO_IOWAIT)
+#define IORING_FEAT_NO_IOWAIT (1U << 17)
+#endif
+
+namespace coir {
+
+namespace priv {
+unsigned uring_unknown_flags = 0;
+int uring_setup_error = 0;
+unsigned uring_entries_max = 0;
+}  // namespace priv
+
+namespace {
+
+// What set-up is tried with, best first; a kernel that answers EINVAL gets the next.
+struct setup_step {
+  unsigned flags;
+  const char* name;
+};
+constexpr unsigned always = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED;
+constexpr std::array<setup_step, 5> setup_steps{{
+    {always | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+         IORING_SETUP_TASKRUN_FLAG,
+     "SINGLE_ISSUER, DEFER_TASKRUN, TASKRUN_FLAG, SUBMIT_ALL"},
+    {always | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN |
+         IORING_SETUP_TASKRUN_FLAG,
+     "SINGLE_ISSUER, COOP_TASKRUN, TASKRUN_FLAG, SUBMIT_ALL"},
+    {always | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+     "COOP_TASKRUN, TASKRUN_FLAG, SUBMIT_ALL"},
+    {always | IORING_SETUP_SUBMIT_ALL, "SUBMIT_ALL"},
+    {always, "no optional flags"},
+}};
+
+constexpr unsigned entries_min = 8;
+
+// user_data: the generation of the slot in the high half, its number in the low half. Three numbers are
+// not slots.
+constexpr std::uint32_t slot_of_cancels = 0xffff'fffe;
+constexpr std::uint32_t slot_of_wake = 0xffff'fffd;
+constexpr std::uint32_t no_slot = 0xffff'ffff;
+
+constexpr std::uint64_t user_data(std::uint32_t slot, std::uint32_t generation) noexcept {
+  return static_cast<std::uint64_t>(generation) << 32 | slot;
+}
+
+constexpr unsigned chunk_group = 0;
+
+// The io-wq threads that the kernel may start for what it cannot do without blocking, per ring: enough
+// for file work, and far from filling the process table.
+constexpr unsigned worker_threads_max = 8;
+
+unsigned acquire(const unsigned* word) noexcept { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+unsigned relaxed(const unsigned* word) noexcept { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+
+class uring_backend final : public backend {
+ public:
+  uring_backend(trace::control& trace, const backend_settings& settings, io_uring ring,
+                const setup_step& step);
+  ~uring_backend() override;
+
+  std::size_t wait(instant deadline) override;
+  void submit() override;
+  int pollable_fd() override;
+  bool has_more() const noexcept override { return false; }
+  std::string describe() const override;
+  void abandon() noexcept override;
+
+ private:
+  // Where a completion finds its request. The generation counts the uses of the slot, so that a result
+  // that comes for an earlier use, and a cancellation meant for it, find nobody.
+  struct slot {
+    request* what = nullptr;
+    std::uint32_t generation = 0;
+    std::uint32_t next = no_slot;  // in the free list, or among those owed an entry
+    bool owed_start = false;
+    bool owed_cancel = false;
+    bool polls = false;  // waits for readiness in place of an operation that answered EAGAIN
+  };
+
+  bool do_start(request& what, descriptor_state& state) override;
+  abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
+  void forget(int, descriptor_state&) noexcept override {}
+
+  bool feed_chunks();
+  std::uint32_t take_slot();
+  void free_slot(std::uint32_t number) noexcept;
+
+  io_uring_sqe* next_entry() noexcept;
+  io_uring_sqe* next_entry_or_submit() noexcept;
+  bool write_start(std::uint32_t number) noexcept;
+  bool write_cancel(std::uint32_t number) noexcept;
+  void owe(std::uint32_t number) noexcept;
+  void pay() noexcept;
+  void watch_wake_fd() noexcept;
+
+  unsigned unsent() const noexcept { return ring_.sq.sqe_tail - acquire(ring_.sq.khead); }
+  bool work_flagged() const noexcept {
+    return (relaxed(ring_.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
+  }
+  void bind();
+  int enter(unsigned wait_for, unsigned flags, instant deadline) noexcept;
+  void judge(int entered);
+  std::size_t reap() noexcept;
+  void finish(std::uint32_t number, int result, std::uint32_t flags) noexcept;
+
+  io_uring ring_;
+  const setup_step& step_;
+  int wake_fd_;
+  bool bound_ = false;
+  bool abandoned_ = false;
+  bool wake_lost_ = true;  // the poll of wake_fd_ is to be queued (again)
+  unsigned enter_flags_ = 0;
+  int enter_fd_;
+
+  std::vector<slot> slots_;
+  std::uint32_t free_slots_ = no_slot;
+  std::uint32_t owed_first_ = no_slot;
+  std::uint32_t owed_last_ = no_slot;
+
+  unique_fd pollable_;  // an eventfd that the kernel signals, once somebody asked for it
+  io_uring_buf_ring* chunk_ring_ = nullptr;
+  std::size_t chunk_ring_bytes_ = 0;
+  bool chunks_refused_ = false;
+};
+
+uring_backend::uring_backend(trace::control& trace, const backend_settings& settings, io_uring ring,
+                             const setup_step& step)
+    : backend(trace, settings.chunks, settings.chunk_bytes),
+      ring_(ring),
+      step_(step),
+      wake_fd_(settings.wake_fd),
+      enter_fd_(ring.ring_fd) {
+  // Entry i of the queue is always submission entry i, so that sending is one store to the tail.
+  for (unsigned i = 0; i < ring_.sq.ring_entries; ++i) ring_.sq.array[i] = i;
+  if ((ring_.features & IORING_FEAT_NO_IOWAIT) != 0) enter_flags_ |= IORING_ENTER_NO_IOWAIT;
+  // A forked child must not have the queues: both would write them.
+  io_uring_ring_dontfork(&ring_);
+}
+
+uring_backend::~uring_backend() {
+  if (abandoned_) {
+    if (chunks_ != nullptr) chunks_->feed(nullptr, nullptr);
+    return;
+  }
+  drain();
+  io_uring_queue_exit(&ring_);
+  if (chunk_ring_ != nullptr) {
+    chunks_->feed(nullptr, nullptr);
+    ::munmap(chunk_ring_, chunk_ring_bytes_);
+  }
+}
+
+void uring_backend::abandon() noexcept {
+  // Only the descriptor: unmapping here could hit what the child has mapped in the same place.
+  abandoned_ = true;
+  ::close(ring_.ring_fd);
+}
+
+std::string uring_backend::describe() const {
+  return fmt::format("io_uring, {} submission and {} completion entries, {}{}{}",
+                     ring_.sq.ring_entries, ring_.cq.ring_entries, step_.name,
+                     (enter_flags_ & IORING_ENTER_NO_IOWAIT) != 0 ? ", NO_IOWAIT" : "",
+                     (ring_.features & IORING_FEAT_MIN_TIMEOUT) != 0 ? ", absolute timeouts" : "");
+}
+
+// The ring was made disabled, perhaps by another thread: SINGLE_ISSUER belongs to the one that enables
+// it, which is the one that first runs the loop.
+void uring_backend::bind() {
+  bound_ = true;
+  // io_uring_enable_rings() is declared by liburing 2.3 and missing from its shared library.
+  const int enabled = io_uring_register(static_cast<unsigned>(ring_.ring_fd),
+                                        IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+  if (enabled < 0) {
+    throw_error(-enabled, "io_uring: enabling the ring on the loop's thread");
+  }
+  // Saves the kernel a reference count per call; where it is refused, the plain descriptor does.
+  if (io_uring_register_ring_fd(&ring_) == 1) {
+    enter_fd_ = ring_.enter_ring_fd;
+    enter_flags_ |= IORING_ENTER_REGISTERED_RING;
+  }
+  std::array<unsigned, 2> workers{worker_threads_max, worker_threads_max};
+  // A kernel that does not know the limit (before 5.15) keeps its own.
+  static_cast<void>(io_uring_register_iowq_max_workers(&ring_, workers.data()));
+}
+
+// The ring's own descriptor will not do: with DEFER_TASKRUN a completion that still has to be worked off
+// wakes nobody who polls it, directly or through epoll (Linux 6.18).
+int uring_backend::pollable_fd() {
+  if (!pollable_) {
+    if (!bound_) bind();
+    unique_fd signalled(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (!signalled) throw_error(errno, "eventfd for a loop's pollable descriptor");
+    if (const int registered = io_uring_register_eventfd(&ring_, signalled.get()); registered < 0) {
+      throw_error(-registered, "io_uring: an eventfd for a loop's pollable descriptor");
+    }
+    pollable_ = std::move(signalled);
+  }
+  return pollable_.get();
+}
+
+std::uint32_t uring_backend::take_slot() {
+  if (free_slots_ == no_slot) {
+    const std::size_t size = slots_.size();
+    slots_.resize(std::max<std::size_t>(64, size * 2));
+    for (std::size_t i = slots_.size(); i > size; --i) {
+      slots_[i - 1].next = free_slots_;
+      free_slots_ = static_cast<std::uint32_t>(i - 1);
+    }
+  }
+  const std::uint32_t number = free_slots_;
+  free_slots_ = slots_[number].next;
+  slots_[number].next = no_slot;
+  return number;
+}
+
+void uring_backend::free_slot(std::uint32_t number) noexcept {
+  slot& old = slots_[number];
+  old.what = nullptr;
+  ++old.generation;
+  old.polls = old.owed_cancel = old.owed_start = false;
+  old.next = free_slots_;
+  free_slots_ = number;
+}
+
+// Null when the queue is full.
+io_uring_sqe* uring_backend::next_entry() noexcept {
+  if (unsent() >= ring_.sq.ring_entries) return nullptr;
+  return &ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask];
+}
+
+// A full queue means that this turn asked for more than it holds: it is sent in the middle of the turn.
+// Null when the kernel takes nothing now; what could not be written is then owed.
+io_uring_sqe* uring_backend::next_entry_or_submit() noexcept {
+  if (io_uring_sqe* const entry = next_entry(); entry != nullptr) return entry;
+  if (!bound_) return nullptr;
+  static_cast<void>(enter(0, 0, never));
+  return next_entry();
+}
+
+bool uring_backend::write_start(std::uint32_t number) noexcept {
+  slot& of = slots_[number];
+  io_uring_sqe* const entry = next_entry_or_submit();
+  if (entry == nullptr) return false;
+  const request_row& row = row_of(of.what->kind);
+  if (of.polls) {
+    io_uring_prep_poll_add(entry, of.what->fd, static_cast<unsigned>(row.readiness));
+  } else {
+    row.prepare(*of.what, *entry);
+  }
+  entry->user_data = user_data(number, of.generation);
+  return true;
+}
+
+bool uring_backend::write_cancel(std::uint32_t number) noexcept {
+  io_uring_sqe* const entry = next_entry_or_submit();
+  if (entry == nullptr) return false;
+  io_uring_prep_cancel64(entry, user_data(number, slots_[number].generation), 0);
+  entry->user_data = user_data(slot_of_cancels, 0);
+  return true;
+}
+
+void uring_backend::owe(std::uint32_t number) noexcept {
+  slots_[number].next = no_slot;
+  if (owed_first_ == no_slot) {
+    owed_first_ = number;
+  } else {
+    slots_[owed_last_].next = number;
+  }
+  owed_last_ = number;
+}
+
+// Writes what found no entry before. In order, so that nobody waits for ever.
+void uring_backend::pay() noexcept {
+  if (wake_lost_) watch_wake_fd();
+  while (owed_first_ != no_slot) {
+    const std::uint32_t number = owed_first_;
+    slot& first = slots_[number];
+    if (first.owed_start && !write_start(number)) return;
+    first.owed_start = false;
+    if (first.owed_cancel && !write_cancel(number)) return;
+    first.owed_cancel = false;
+    owed_first_ = first.next;
+    first.next = no_slot;
+    // Withdrawn before it was ever written: only the slot was left.
+    if (first.what == nullptr) free_slot(number);
+  }
+}
+
+void uring_backend::watch_wake_fd() noexcept {
+  io_uring_sqe* const entry = next_entry_or_submit();
+  if (entry == nullptr) return;
+  // Multishot polls tell of every write(2) to an eventfd, also when it is never read.
+  io_uring_prep_poll_multishot(entry, wake_fd_, POLLIN);
+  entry->user_data = user_data(slot_of_wake, 0);
+  wake_lost_ = false;
+}
+
+bool uring_backend::do_start(request& what, descriptor_state& state) {
+  if (what.kind == request_kind::recv_multi && chunk_ring_ == nullptr && !feed_chunks()) {
+    what.result = -ENOBUFS;
+    return false;
+  }
+  const std::uint32_t number = take_slot();
+  slot& mine = slots_[number];
+  mine.what = &what;
+  slot_of(what) = number;
+  arm(what, state);
+  if (owed_first_ != no_slot || !write_start(number)) {
+    mine.owed_start = true;
+    owe(number);
+  }
+  return true;
+}
+
+abort_answer uring_backend::do_withdraw(request& what, descriptor_state&) noexcept {
+  if (std::exchange(withdrawn(what), true)) return abort_answer::later;
+  const std::uint32_t number = slot_of(what);
+  slot& mine = slots_[number];
+  if (mine.owed_start) {
+    // The kernel has never heard of it. Its slot is freed when its turn in the queue comes.
+    mine.owed_start = false;
+    mine.what = nullptr;
+    detach(what);
+    return abort_answer::now;
+  }
+  if (owed_first_ != no_slot || !write_cancel(number)) {
+    mine.owed_cancel = true;
+    owe(number);
+  }
+  return abort_answer::later;
+}
+
+bool uring_backend::feed_chunks() {
+  if (chunks_refused_) return false;
+  chunk_pool& pool = chunks();
+  const unsigned entries = std::bit_ceil(pool.count());
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t bytes = (entries * sizeof(io_uring_buf) + page - 1) / page * page;
+  void* const memory =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return false;
+  io_uring_buf_reg registration{};
+  registration.ring_addr = reinterpret_cast<std::uint64_t>(memory);
+  registration.ring_entries = entries;
+  registration.bgid = chunk_group;
+  if (!bound_) bind();
+  if (io_uring_register_buf_ring(&ring_, &registration, 0) < 0) {
+    // Receivers then bring their own memory; asking again would fail again.
+    chunks_refused_ = true;
+    ::munmap(memory, bytes);
+    return false;
+  }
+  chunk_ring_ = static_cast<io_uring_buf_ring*>(memory);
+  chunk_ring_bytes_ = bytes;
+  io_uring_buf_ring_init(chunk_ring_);
+  pool.feed(chunk_ring_, [](void* ring, chunk_pool& from, std::uint16_t number) {
+    auto* const buffers = static_cast<io_uring_buf_ring*>(ring);
+    io_uring_buf_ring_add(buffers, from.memory(number), static_cast<unsigned>(from.chunk_bytes()),
+                          number, io_uring_buf_ring_mask(std::bit_ceil(from.count())), 0);
+    io_uring_buf_ring_advance(buffers, 1);
+  });
+  return true;
+}
+
+// One io_uring_enter(2): sends what is queued and, if asked, waits. Written here because liburing 2.3
+// cannot pass NO_IOWAIT, nor an absolute time. Returns its result or minus errno.
+int uring_backend::enter(unsigned wait_for, unsigned flags, instant deadline) noexcept {
+  ++stats_.enters;
+  const unsigned count = unsent();
+  // Release: the kernel that sees the tail sees the entries below it.
+  __atomic_store_n(ring_.sq.ktail, ring_.sq.sqe_tail, __ATOMIC_RELEASE);
+  ring_.sq.sqe_head = ring_.sq.sqe_tail;
+  flags |= enter_flags_;
+  if (deadline == never) {
+    return io_uring_enter2(static_cast<unsigned>(enter_fd_), count, wait_for, flags, nullptr,
+                           _NSIG / 8);
+  }
+  duration limit = deadline.time_since_epoch();
+  if ((ring_.features & IORING_FEAT_MIN_TIMEOUT) != 0) {
+    flags |= IORING_ENTER_ABS_TIMER;
+  } else {
+    limit = std::max(duration::zero(), deadline - steady_now());
+  }
+  __kernel_timespec time{};
+  time.tv_sec = limit / std::chrono::seconds(1);
+  time.tv_nsec = (limit % std::chrono::seconds(1)).count();
+  io_uring_getevents_arg argument{};
+  argument.sigmask_sz = _NSIG / 8;
+  argument.ts = reinterpret_cast<std::uint64_t>(&time);
+  return io_uring_enter2(static_cast<unsigned>(enter_fd_), count, wait_for,
+                         flags | IORING_ENTER_EXT_ARG, reinterpret_cast<sigset_t*>(&argument),
+                         sizeof argument);
+}
+
+void uring_backend::judge(int entered) {
+  switch (-entered) {
+    case EINTR:  // a signal was handled
+    case ETIME:  // the deadline
+    case EAGAIN:
+    case EBUSY:
+    case ENOMEM: return;  // the kernel is short of something: completions first, then again
+    case EEXIST: throw_misuse("a loop was used by a thread that does not run it");
+    default:
+      if (entered < 0) throw_error(-entered, "io_uring_enter of a loop");
+  }
+}
+
+void uring_backend::submit() {
+  if (!bound_) bind();
+  pay();
+  if (unsent() != 0) judge(enter(0, 0, never));
+}
+
+std::size_t uring_backend::wait(instant deadline) {
+  if (!bound_) bind();
+  pay();
+  if (pollable_) {
+    // Before the queue is looked at, so that what comes afterwards signals anew.
+    std::uint64_t signals = 0;
+    static_cast<void>(::read(pollable_.get(), &signals, sizeof signals));
+  }
+  const bool may_sleep = deadline != instant::min() && owed_first_ == no_slot && !wake_lost_;
+  COIR_TRACE(trace_, trace::point::poll_enter, 0, may_sleep);
+  if (may_sleep) {
+    const int entered = enter(1, IORING_ENTER_GETEVENTS, deadline);
+    judge(entered);
+    if ((entered == -EAGAIN || entered == -EBUSY || entered == -ENOMEM) &&
+        io_uring_cq_ready(&ring_) == 0) {
+      // Nothing was taken and nothing is there to make room: a pause, not a spin.
+      const timespec pause{0, 1'000'000};
+      ::nanosleep(&pause, nullptr);
+    }
+  } else if (unsent() != 0 || work_flagged() ||
+             (ring_.flags & IORING_SETUP_TASKRUN_FLAG) == 0) {
+    judge(enter(0, IORING_ENTER_GETEVENTS, never));
+  }
+  std::size_t count = reap();
+  // What did not fit in the queue waits in the kernel, which moves it there when it is asked.
+  if ((relaxed(ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0) {
+    ++stats_.overflows;
+    do {
+      judge(enter(0, IORING_ENTER_GETEVENTS, never));
+      count += reap();
+    } while ((relaxed(ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0);
+  }
+  COIR_TRACE(trace_, trace::point::poll_leave, 0, count);
+  return count;
+}
+
+// Completions are told one by one; whoever is told only queues, and may start further requests.
+std::size_t uring_backend::reap() noexcept {
+  std::size_t count = 0;
+  unsigned head = relaxed(ring_.cq.khead);
+  const unsigned tail = acquire(ring_.cq.ktail);
+  for (; head != tail; ++head, ++count) {
+    const io_uring_cqe entry = ring_.cq.cqes[head & ring_.cq.ring_mask];
+    // Release: the kernel may use the place again once it sees the head.
+    __atomic_store_n(ring_.cq.khead, head + 1, __ATOMIC_RELEASE);
+    const auto number = static_cast<std::uint32_t>(entry.user_data & 0xffff'ffff);
+    if (number == slot_of_cancels) continue;  // the withdrawn request's own completion says it all
+    if (number == slot_of_wake) {
+      // Queued anew by the next wait(), before which the loop looks into its inbox.
+      if ((entry.flags & IORING_CQE_F_MORE) == 0) wake_lost_ = true;
+      continue;
+    }
+    if (number >= slots_.size() || slots_[number].generation != entry.user_data >> 32 ||
+        slots_[number].what == nullptr) {
+      ++stats_.stale_events;
+      continue;
+    }
+    finish(number, entry.res, entry.flags);
+  }
+  return count;
+}
+
+void uring_backend::finish(std::uint32_t number, int result, std::uint32_t flags) noexcept {
+  slot& of = slots_[number];
+  request& what = *of.what;
+  const request_row& row = row_of(what.kind);
+  const bool more = (flags & IORING_CQE_F_MORE) != 0;
+
+  const bool again =
+      // It waited for readiness in place of the operation, which comes now.
+      (of.polls && result >= 0) ||
+      // A kernel that will not wait on a non-blocking descriptor: poll in its place.
+      (result == -EAGAIN && row.readiness != 0 && !row.multishot) ||
+      // Interrupted before it did anything.
+      (result == -EINTR && what.kind != request_kind::connect && !row.multishot);
+  if (again && !withdrawn(what)) {
+    of.polls = result == -EAGAIN;
+    if (owed_first_ != no_slot || !write_start(number)) {
+      of.owed_start = true;
+      owe(number);
+    }
+    return;
+  }
+  if (again) result = -ECANCELED;
+
+  if ((flags & IORING_CQE_F_BUFFER) != 0) {
+    chunk_of(what) = static_cast<std::uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);
+    chunks_->taken();
+    if (result <= 0) chunks_->give_back(chunk_of(what));
+  }
+  if (more) {
+    deliver(what, result);
+    return;
+  }
+  more_waits(what) = (flags & IORING_CQE_F_SOCK_NONEMPTY) != 0;
+  if (of.owed_cancel) {
+    // Its slot is in the queue of those owed an entry, and is freed there.
+    of.owed_cancel = false;
+    of.what = nullptr;
+  } else {
+    free_slot(number);
+  }
+  complete(what, result);
+}
+
+// What the rows of the request table need, by the names of liburing; SEND_ZC is not used but arrived in
+// the same release, 6.0, as multishot receive, which has no opcode of its own.
+constexpr std::array<int, 15> needed_operations{
+    IORING_OP_READ,     IORING_OP_WRITE,    IORING_OP_READV,        IORING_OP_WRITEV,
+    IORING_OP_RECV,     IORING_OP_SEND,     IORING_OP_RECVMSG,      IORING_OP_SENDMSG,
+    IORING_OP_ACCEPT,   IORING_OP_CONNECT,  IORING_OP_POLL_ADD,     IORING_OP_OPENAT,
+    IORING_OP_CLOSE,    IORING_OP_FSYNC,    IORING_OP_ASYNC_CANCEL,
+};
+
+std::string missing_in(io_uring& ring) {
+  constexpr unsigned needed_features =
+      IORING_FEAT_NODROP | IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG;
+  if ((ring.features & needed_features) != needed_features) {
+    return "the kernel is too old: it may drop completions";
+  }
+  io_uring_probe* const probe = io_uring_get_probe_ring(&ring);
+  if (probe == nullptr) return "the kernel does not say which operations it has";
+  std::string missing;
+  for (const int operation : needed_operations) {
+    if (!io_uring_opcode_supported(probe, operation)) {
+      missing = fmt::format("the kernel lacks operation {}", operation);
+    }
+  }
+  if (!io_uring_opcode_supported(probe, IORING_OP_SEND_ZC)) {
+    missing = "the kernel is older than 6.0: no multishot receive";
+  }
+  io_uring_free_probe(probe);
+  return missing;
+}
+
+int set_up(unsigned entries, const setup_step& step, unsigned completions, io_uring& ring) noexcept {
+  io_uring_params parameters{};
+  parameters.flags = step.flags;
+  parameters.cq_entries = completions;
+  if ((step.flags & priv::uring_unknown_flags) != 0) return -EINVAL;
+  if (priv::uring_setup_error != 0 && entries > priv::uring_entries_max) {
+    return -priv::uring_setup_error;
+  }
+  return io_uring_queue_init_params(entries, &ring, &parameters);
+}
+
+}  // namespace
+
+std::unique_ptr<backend> make_uring_backend(trace::control& trace,
+                                            const backend_settings& settings,
+                                            uring_refusal& refusal) {
+  unsigned entries = settings.entries;
+  std::size_t step = 0;
+  io_uring ring{};
+  for (;;) {
+    const unsigned completions = std::max(
+        entries, settings.completions != 0 ? settings.completions : 4 * entries);
+    const int answer = set_up(entries, setup_steps[step], completions, ring);
+    if (answer >= 0) break;
+    if (answer == -EINVAL && step + 1 < setup_steps.size()) {
+      ++step;
+    } else if (answer == -ENOMEM && entries > entries_min) {
+      entries = std::max(entries_min, entries / 2);
+    } else if (answer == -ENOMEM || answer == -EMFILE || answer == -ENFILE) {
+      throw_error(-answer, fmt::format("io_uring_setup for a loop, {} entries", entries));
+    } else {
+      refusal.error = -answer;
+      refusal.why = fmt::format("io_uring_setup: {}", std::strerror(-answer));
+      return nullptr;
+    }
+  }
+  if (std::string missing = missing_in(ring); !missing.empty()) {
+    io_uring_queue_exit(&ring);
+    refusal.error = 0;
+    refusal.why = std::move(missing);
+    return nullptr;
+  }
+  return std::make_unique<uring_backend>(trace, settings, ring, setup_steps[step]);
+}
+
+}  // namespace coir

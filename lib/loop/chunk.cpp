@@ -1,0 +1,74 @@
+#include <coir/base/assert.hpp>
+#include <coir/loop/chunk.hpp>
+
+#include <new>
+
+namespace coir {
+
+void chunk::drop() noexcept {
+  if (pool_ != nullptr) {
+    chunk_pool& pool = *std::exchange(pool_, nullptr);
+    pool.give_back(number_);
+    pool.release();
+  } else {
+    delete[] data_;
+  }
+  data_ = nullptr;
+}
+
+chunk_pool* chunk_pool::create(unsigned count, std::size_t chunk_bytes) {
+  return new chunk_pool(count, chunk_bytes);
+}
+
+chunk_pool::chunk_pool(unsigned count, std::size_t chunk_bytes)
+    // Page-aligned: a chunk of a page is then one page for the kernel, and the first touch is its own.
+    : memory_(static_cast<std::byte*>(
+          ::operator new[](count* chunk_bytes, std::align_val_t(4096)))),
+      chunk_bytes_(chunk_bytes),
+      count_(count),
+      free_(count) {
+  numbers_.reserve(count);
+  // Last in, first out, and the lowest numbers first: few connections touch few pages.
+  for (unsigned i = count; i > 0; --i) numbers_.push_back(static_cast<std::uint16_t>(i - 1));
+}
+
+void chunk_pool::free_memory::operator()(std::byte* memory) const noexcept {
+  ::operator delete[](memory, std::align_val_t(4096));
+}
+
+void chunk_pool::release() noexcept {
+  if (--references_ == 0) delete this;
+}
+
+bool chunk_pool::take(std::uint16_t& number) noexcept {
+  if (numbers_.empty()) return false;
+  number = numbers_.back();
+  numbers_.pop_back();
+  --free_;
+  return true;
+}
+
+void chunk_pool::give_back(std::uint16_t number) noexcept {
+  COIR_ASSERT(number < count_ && free_ < count_, "a chunk was given back twice");
+  ++free_;
+  if (accept_ != nullptr) {
+    accept_(ring_, *this, number);
+  } else {
+    numbers_.push_back(number);
+  }
+}
+
+chunk chunk_pool::claim(std::uint16_t number, std::size_t size) noexcept {
+  ++references_;
+  return {*this, memory(number), static_cast<std::uint32_t>(size), number};
+}
+
+void chunk_pool::feed(void* ring, acceptor accept) noexcept {
+  ring_ = ring;
+  accept_ = accept;
+  if (accept == nullptr) return;
+  for (const std::uint16_t number : numbers_) accept_(ring_, *this, number);
+  numbers_.clear();
+}
+
+}  // namespace coir

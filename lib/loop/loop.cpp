@@ -1,0 +1,273 @@
+#include <coir/loop/loop.hpp>
+
+#include <coir/base/error.hpp>
+
+#include "backend_epoll.hpp"
+#include "backend_uring.hpp"
+#include "registry.hpp"
+
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstdlib>
+#include <stdexcept>
+#include <string_view>
+
+namespace coir {
+
+namespace {
+
+constinit thread_local loop* current_loop = nullptr;
+
+// Between two looks at the kernel: a million timers due at once must not keep descriptors waiting.
+constexpr std::size_t timers_per_turn = 1024;
+
+constexpr unsigned chunks_max = 32768;  // the kernel's limit for a buffer ring
+
+backend_kind wanted_by_environment() {
+  const char* const value = std::getenv("COIR_BACKEND");
+  if (value == nullptr) return backend_kind::automatic;
+  const std::string_view name(value);
+  if (name == "uring") return backend_kind::uring;
+  if (name == "epoll") return backend_kind::epoll;
+  if (name == "auto" || name.empty()) return backend_kind::automatic;
+  throw std::invalid_argument(
+      fmt::format("COIR_BACKEND is \"{}\"; it can be auto, uring or epoll", name));
+}
+
+// Makes a small ring and throws it away: the answer holds for all loops of the process.
+backend_choice decide() {
+  switch (wanted_by_environment()) {
+    case backend_kind::uring: return {backend_kind::uring, "io_uring: COIR_BACKEND asks for it"};
+    case backend_kind::epoll: return {backend_kind::epoll, "epoll: COIR_BACKEND asks for it"};
+    case backend_kind::automatic: break;
+  }
+  trace::control trace;
+  const inbox wake;
+  uring_refusal refusal{};
+  const backend_settings settings{wake.fd(), 8, 0, 1, 4096};
+  const std::unique_ptr<backend> trial = make_uring_backend(trace, settings, refusal);
+  if (trial == nullptr) return {backend_kind::epoll, "epoll: io_uring is refused: " + refusal.why};
+  return {backend_kind::uring, "io_uring: the kernel has it"};
+}
+
+}  // namespace
+
+const backend_choice& backend_report() {
+  static const backend_choice choice = decide();
+  return choice;
+}
+
+// The loop is this thread's current one, and not re-entered, for the length of a run.
+class loop::running {
+ public:
+  explicit running(loop& of) : loop_(of), outer_(current_loop) {
+    loop_.check_alive();
+    if (loop_.in_turn_) throw_misuse("a loop was run from inside itself");
+    const std::thread::id self = std::this_thread::get_id();
+    if (loop_.owner_ == std::thread::id()) loop_.owner_ = self;
+    if (loop_.owner_ != self) throw_misuse("a loop was run by another thread than at first");
+    loop_.in_turn_ = true;
+    current_loop = &loop_;
+    loop_.inbox_.awake();
+  }
+  running(const running&) = delete;
+  ~running() {
+    current_loop = outer_;
+    loop_.in_turn_ = false;
+  }
+
+ private:
+  loop& loop_;
+  loop* outer_;
+};
+
+loop::loop(const loop_options& options) : time_source_(options.time_) {
+  const backend_settings settings{
+      .wake_fd = inbox_.fd(),
+      .entries = std::max(1U, options.entries_),
+      .completions = options.completions_,
+      .chunks = std::bit_ceil(std::clamp(options.chunks_, 1U, chunks_max)),
+      .chunk_bytes = std::max<std::size_t>(1, options.chunk_bytes_),
+  };
+  kind_ = options.backend_;
+  if (kind_ == backend_kind::automatic) kind_ = backend_report().kind;
+  if (kind_ == backend_kind::uring) {
+    uring_refusal refusal{};
+    backend_ = make_uring_backend(trace_, settings, refusal);
+    if (backend_ == nullptr) {
+      throw_error(refusal.error != 0 ? refusal.error : ENOSYS,
+                  "a loop on io_uring was asked for and is refused (" + refusal.why + ")");
+    }
+  } else {
+    backend_ = make_epoll_backend(trace_, settings);
+  }
+  turn_time_ = time();
+  loop_registry::add(*this);
+}
+
+loop::~loop() {
+  loop_registry::remove(*this);
+  while (posts_ != nullptr) delete std::exchange(posts_, posts_->next_);
+}
+
+loop* loop::current() noexcept { return current_loop; }
+
+void loop::refuse_child() {
+  throw_misuse(
+      "a loop was used in a child process (fork) of the one that made it; make a new loop there");
+}
+
+void loop::run() {
+  const running now(*this);
+  // A stop that was asked for before still lets one turn through.
+  do {
+    // Nothing that could wake it: a turn that only looks, instead of a sleep without end.
+    turn(can_wake() ? never : instant::min());
+  } while (!inbox_.stop_requested() &&
+           (can_wake() || (fibers_ != nullptr && fibers_->has_ready())));
+  inbox_.clear_stop();
+}
+
+std::size_t loop::run_once(duration at_most) {
+  const running now(*this);
+  const instant until = at_most < duration::zero()    ? never
+                        : at_most == duration::zero() ? instant::min()
+                                                      : after(time(), at_most);
+  const std::size_t done = turn(until);
+  inbox_.clear_stop();
+  backend_->submit();
+  if (outer_) show_readiness();
+  return done;
+}
+
+void loop::run_for(duration limit) {
+  const running now(*this);
+  const instant until = after(time(), limit);
+  do {
+    turn(until);
+  } while (!inbox_.stop_requested() && time() < until);
+  inbox_.clear_stop();
+  backend_->submit();
+}
+
+std::size_t loop::turn(instant until) {
+  ++stats_.turns;
+  std::size_t done = wait(until);
+  // Without timers nobody asks for the exact time, and the coarse clock costs a quarter.
+  turn_time_ = timers_.empty() && time_source_ == nullptr ? coarse_now() - time_shift_ : time();
+  if (!timers_.empty()) {
+    const std::size_t fired = timers_.fire(turn_time_, timers_per_turn);
+    stats_.timers += fired;
+    done += fired;
+  }
+  done += run_posts();
+  if (fibers_ != nullptr && fibers_->has_ready()) done += fibers_->run_ready();
+  return done;
+}
+
+std::size_t loop::wait(instant until) {
+  if ((fibers_ != nullptr && fibers_->has_ready()) || posts_ != nullptr || !inbox_.empty() ||
+      inbox_.stop_requested()) {
+    return backend_->wait(instant::min());
+  }
+  instant deadline = std::min(until, timers_.next());
+  if (time_source_ != nullptr) {
+    // The deadline is not in the kernel's time: look, then let the clock decide whether to jump. Not
+    // while another thread is expected to do something: then not everything waits.
+    const std::size_t found = backend_->wait(instant::min());
+    if (found != 0 || deadline == instant::min()) return found;
+    if (holds_ == 0 && time_source_->idle_until(shifted(deadline))) return 0;
+    if (until != never) return 0;
+    deadline = never;
+  }
+  if (deadline == instant::min() || !inbox_.fall_asleep()) return backend_->wait(instant::min());
+  const std::size_t found = backend_->wait(shifted(deadline));
+  inbox_.awake();
+  return found;
+}
+
+std::size_t loop::run_posts() {
+  if (posts_ == nullptr) posts_ = inbox_.take();
+  std::size_t count = 0;
+  // What is posted meanwhile waits for the next turn. A post that throws has been run; those behind it
+  // stay in posts_.
+  while (posts_ != nullptr) {
+    const std::unique_ptr<post_node> first(std::exchange(posts_, posts_->next_));
+    ++count;
+    ++stats_.posts;
+    first->run();
+  }
+  return count;
+}
+
+loop_stats loop::stats() const noexcept {
+  loop_stats all = stats_;
+  all.backend = backend_->stats();
+  return all;
+}
+
+int loop::pollable_fd() {
+  check_alive();
+  if (!outer_) {
+    unique_fd set(::epoll_create1(EPOLL_CLOEXEC));
+    unique_fd timer(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+    if (!set || !timer) throw_error(errno, "a loop's pollable descriptor");
+    epoll_event event{};
+    event.events = EPOLLIN;
+    if (::epoll_ctl(set.get(), EPOLL_CTL_ADD, timer.get(), &event) < 0) {
+      throw_error(errno, "a loop's pollable descriptor");
+    }
+    outer_ = std::move(set);
+    outer_timer_ = std::move(timer);
+    outer_deadline_ = never;
+    if (!in_turn_) {
+      backend_->submit();
+      show_readiness();
+    }
+  }
+  return outer_.get();
+}
+
+// Before run_once() returns to a foreign loop: what could make the next call useful makes the
+// descriptor readable.
+void loop::show_readiness() {
+  const int shown = backend_->pollable_fd();
+  if (shown != outer_shows_) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    // The old one, if there was one, is closed and thereby gone from the set.
+    if (::epoll_ctl(outer_.get(), EPOLL_CTL_ADD, shown, &event) < 0) {
+      throw_error(errno, "a loop's pollable descriptor");
+    }
+    outer_shows_ = shown;
+  }
+  const bool busy = (fibers_ != nullptr && fibers_->has_ready()) || posts_ != nullptr ||
+                    backend_->has_more() || !inbox_.fall_asleep();
+  instant deadline = busy ? instant::min() : timers_.next();
+  if (time_source_ != nullptr && deadline != never && deadline <= time()) deadline = instant::min();
+  aim(deadline);
+}
+
+void loop::aim(instant deadline) {
+  if (deadline == outer_deadline_ && deadline != instant::min()) return;
+  itimerspec when{};
+  if (deadline != never) {
+    // 1 ns after the clock's start is long ago, and arms the timer where 0 would disarm it.
+    const duration at = deadline == instant::min()
+                            ? duration(1)
+                            : std::max(duration(1), shifted(deadline).time_since_epoch());
+    when.it_value.tv_sec = at / std::chrono::seconds(1);
+    when.it_value.tv_nsec = (at % std::chrono::seconds(1)).count();
+  }
+  if (::timerfd_settime(outer_timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr) < 0) {
+    throw_error(errno, "a loop's pollable descriptor: setting its timer");
+  }
+  outer_deadline_ = deadline;
+}
+
+}  // namespace coir

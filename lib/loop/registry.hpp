@@ -1,0 +1,20 @@
+// All loops of the process, for the one moment when they must all be found: fork(2). Private to lib/loop.
+#pragma once
+
+#include <coir/loop/loop.hpp>
+
+namespace coir {
+
+class loop_registry {
+ public:
+  // Also gives the loop its number. Throws nothing but std::bad_alloc.
+  static void add(loop& made);
+  static void remove(loop& gone) noexcept;
+
+ private:
+  static void before_fork() noexcept;
+  static void in_parent() noexcept;
+  static void in_child() noexcept;
+};
+
+}  // namespace coir

@@ -1,0 +1,105 @@
+#include <coir/loop/timer.hpp>
+
+namespace coir {
+
+namespace {
+// Four children per node: half the levels of a binary heap, and the children of a node share one or
+// two cache lines.
+constexpr std::size_t arity = 4;
+}  // namespace
+
+void timer_heap::sift_up(std::size_t hole, entry moved) noexcept {
+  while (hole > 0) {
+    const std::size_t parent = (hole - 1) / arity;
+    if (!moved.before(heap_[parent])) break;
+    put(hole, heap_[parent]);
+    hole = parent;
+  }
+  put(hole, moved);
+}
+
+void timer_heap::sift_down(std::size_t hole, entry moved) noexcept {
+  const std::size_t size = heap_.size();
+  for (;;) {
+    const std::size_t first = hole * arity + 1;
+    if (first >= size) break;
+    const std::size_t last = first + arity < size ? first + arity : size;
+    std::size_t least = first;
+    for (std::size_t child = first + 1; child < last; ++child) {
+      if (heap_[child].before(heap_[least])) least = child;
+    }
+    if (!heap_[least].before(moved)) break;
+    put(hole, heap_[least]);
+    hole = least;
+  }
+  put(hole, moved);
+}
+
+void timer_heap::remove(std::size_t at) noexcept {
+  const entry last = heap_.back();
+  heap_.pop_back();
+  if (at == heap_.size()) return;
+  if (last.before(heap_[at])) {
+    sift_up(at, last);
+  } else {
+    sift_down(at, last);
+  }
+}
+
+void timer_heap::arm(timer& which, instant deadline) {
+  const entry fresh{deadline, sequence_++, &which};
+  if (which.armed() && !which.due_) {
+    // In place: moving a deadline leaves no garbage and cannot fail.
+    const std::size_t at = which.where_;
+    if (fresh.before(heap_[at])) {
+      sift_up(at, fresh);
+    } else {
+      sift_down(at, fresh);
+    }
+    return;
+  }
+  heap_.push_back(fresh);  // may throw; nothing has changed before
+  disarm(which);
+  sift_up(heap_.size() - 1, fresh);
+}
+
+bool timer_heap::disarm(timer& which) noexcept {
+  if (!which.armed()) return false;
+  const std::size_t at = which.where_;
+  which.where_ = timer::nowhere;
+  if (which.due_) {
+    which.due_ = false;
+    due_[at] = nullptr;
+  } else {
+    remove(at);
+  }
+  return true;
+}
+
+std::size_t timer_heap::fire(instant now, std::size_t limit) {
+  // Collect first, call afterwards: what a timer arms, due or not, waits for the next turn, and a
+  // timer may disarm its neighbours.
+  if (due_at_ == due_.size()) {
+    due_.clear();
+    due_at_ = 0;
+    while (due_.size() < limit && !heap_.empty() && heap_.front().deadline <= now) {
+      timer& first = *heap_.front().which;
+      due_.push_back(&first);
+      remove(0);
+      first.due_ = true;
+      first.where_ = static_cast<std::uint32_t>(due_.size() - 1);
+    }
+  }
+  std::size_t fired = 0;
+  while (due_at_ != due_.size()) {
+    timer* const which = due_[due_at_++];
+    if (which == nullptr) continue;
+    which->where_ = timer::nowhere;
+    which->due_ = false;
+    ++fired;
+    which->fire_(*which);
+  }
+  return fired;
+}
+
+}  // namespace coir
