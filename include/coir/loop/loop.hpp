@@ -177,6 +177,8 @@ class loop {
   std::string describe() const { return backend_->describe(); }
   backend_kind kind() const noexcept { return kind_; }
 
+  // False in a child process that inherited the loop.
+  bool usable() const noexcept { return !forked_; }
   // Throws std::logic_error in a child process that inherited the loop.
   void check_alive() const {
     if (forked_) [[unlikely]] refuse_child();

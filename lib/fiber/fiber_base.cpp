@@ -1,0 +1,221 @@
+#include <coir/fiber/fiber_base.hpp>
+
+#include <coir/fiber/fiber.hpp>
+#include <coir/fiber/scheduler.hpp>
+#include <coir/fiber/task.hpp>
+
+#include <cxxabi.h>
+#include <fmt/format.h>
+
+#include <typeinfo>
+
+namespace coir {
+
+constinit thread_local fiber_base* current_fiber = nullptr;
+
+void throw_no_fiber() {
+  throw_misuse(
+      "this waits or spawns and was called outside of any fiber: call it from one that coir::run or "
+      "scheduler::spawn started");
+}
+
+const char* name_of(fiber_state state) noexcept {
+  switch (state) {
+    case fiber_state::fresh: return "fresh";
+    case fiber_state::running: return "running";
+    case fiber_state::waiting: return "waiting";
+    case fiber_state::ready: return "ready";
+    case fiber_state::ending: return "ending";
+    case fiber_state::dead: return "dead";
+  }
+  return "";
+}
+
+// --- region ---
+
+fiber_base* region::fiber() noexcept { return body_ ? static_cast<fiber_base*>(this) : nullptr; }
+
+void region::add(fiber_base& child) noexcept {
+  child.younger_ = nullptr;
+  if (children_ == nullptr) {
+    child.older_ = &child;
+    children_ = &child;
+  } else {
+    child.older_ = std::exchange(children_->older_, &child);
+    child.older_->younger_ = &child;
+  }
+  ++size_;
+}
+
+void region::remove(fiber_base& child) noexcept {
+  if (children_ == &child) {
+    children_ = child.younger_;
+    if (children_ != nullptr) children_->older_ = child.older_;
+  } else {
+    child.older_->younger_ = child.younger_;
+    (child.younger_ != nullptr ? child.younger_ : children_)->older_ = child.older_;
+  }
+  child.older_ = child.younger_ = nullptr;
+  --size_;
+}
+
+// Down the tree without recursion, which a long chain of fibers would turn into a stack overflow. A fiber
+// that is cancelled already has told everything below it.
+void region::cancel() noexcept {
+  if (cancelled_) return;
+  cancelled_ = true;
+  fiber_base* at = children_;
+  while (at != nullptr) {
+    const bool reached = std::exchange(at->region::cancelled_, true);
+    at->receive_cancel();
+    if (!reached && at->children_ != nullptr) {
+      at = at->children_;
+      continue;
+    }
+    while (at->younger_ == nullptr && at->region::parent_ != this) {
+      at = at->region::parent_->fiber();
+    }
+    at = at->younger_;
+  }
+}
+
+// --- fiber_base ---
+
+fiber_base::fiber_base(const fiber_kind& kind, fiber_home& home, region& where, place at) noexcept
+    : waiter(kind), region(&where, true), home_(&home), id_(home.next_id_++), spawned_at_(at) {}
+
+fiber_base::cold& fiber_base::make_cold() {
+  if (cold_ == nullptr) cold_ = std::make_unique<cold>();
+  return *cold_;
+}
+
+std::string_view fiber_base::name() const noexcept {
+  return cold_ == nullptr ? std::string_view() : std::string_view(cold_->name);
+}
+
+fiber_base* fiber_base::parent() const noexcept {
+  return region::parent_ == nullptr ? nullptr : region::parent_->fiber();
+}
+
+fiber_base* fiber_base::next_sibling() const noexcept { return younger_; }
+
+place fiber_base::waits_at() const noexcept {
+  if (coroutine_ != nullptr) return coroutine_->waits_at();
+  return stack_ != nullptr ? stack_->waits_at() : spawned_at_;
+}
+
+void fiber_base::waits_on_stack_at(place at) noexcept { stack_->waits_at(at); }
+
+instant fiber_base::turn_time() const noexcept { return home_->on().turn_time(); }
+
+void fiber_base::wake(waiter& self) noexcept {
+  auto& mine = static_cast<fiber_base&>(self);
+  mine.state_ = fiber_state::ready;
+  mine.abort_asked_ = false;
+  mine.home_->make_ready(mine);
+}
+
+void fiber_base::yield_after_completion() noexcept { wake(*this); }
+
+void fiber_base::cancel() noexcept {
+  if (state_ == fiber_state::dead) return;
+  receive_cancel();
+  region::cancel();
+}
+
+// The region's flag tells the tree below; this one tells the fiber.
+void fiber_base::receive_cancel() noexcept {
+  cancel_pending_ = true;
+  if (state_ != fiber_state::waiting || abort_asked_) return;
+  abort_asked_ = true;
+  if (op_kind_->abort(op_) == abort_answer::now) {
+    aborted_ = true;
+    wake(*this);
+  }
+}
+
+void fiber_base::add_failure(std::exception_ptr why) noexcept {
+  cold& mine = make_cold();
+  if (mine.failure == nullptr) {
+    mine.failure = std::move(why);
+  } else {
+    mine.failures.push_back(std::move(why));
+  }
+}
+
+void fiber_base::body_failed(std::exception_ptr why) noexcept {
+  if (*why.__cxa_exception_type() == typeid(coir::cancelled)) {
+    outcome_ = fiber_outcome::cancelled;
+    return;
+  }
+  outcome_ = fiber_outcome::failed;
+  add_failure(std::move(why));
+}
+
+void fiber_base::release() noexcept {
+  if (--references_ != 0) return;
+  fiber_home& home = *home_;
+  const std::size_t bytes = body_kind().bytes;
+  body_kind().destroy(*this);
+  home.recycle(this, bytes);
+}
+
+// --- handles ---
+
+std::vector<std::exception_ptr> handle_base::other_failures() const {
+  const fiber_base::cold* const cold = block().cold_part();
+  return cold == nullptr ? std::vector<std::exception_ptr>() : cold->failures;
+}
+
+bool join_base::start(waiter& told) {
+  fiber_base& whom = block();
+  if (whom.state() == fiber_state::dead) return false;
+  if (&whom == current_fiber) throw_misuse("a fiber cannot join itself");
+  told_ = &told;
+  next_ = nullptr;
+  if (whom.joiners_ == nullptr) {
+    previous_ = this;
+    whom.joiners_ = this;
+  } else {
+    previous_ = std::exchange(whom.joiners_->previous_, this);
+    previous_->next_ = this;
+  }
+  return true;
+}
+
+abort_answer join_base::abort() noexcept {
+  fiber_base& whom = *get();
+  // The end has come, and this joiner has been told of it.
+  if (previous_ == nullptr) return abort_answer::later;
+  if (whom.joiners_ == this) {
+    whom.joiners_ = next_;
+    if (next_ != nullptr) next_->previous_ = previous_;
+  } else {
+    previous_->next_ = next_;
+    (next_ != nullptr ? next_ : whom.joiners_)->previous_ = previous_;
+  }
+  next_ = previous_ = nullptr;
+  return abort_answer::now;
+}
+
+void join_base::describe(std::string& text) const {
+  text += fmt::format(" of fiber {}{}{}", get()->id(), get()->name().empty() ? "" : " ",
+                      get()->name());
+}
+
+void join_base::check_result() const {
+  const fiber_base& whom = *get();
+  switch (whom.outcome()) {
+    case fiber_outcome::failed: std::rethrow_exception(whom.cold_part()->failure);
+    case fiber_outcome::cancelled:
+      throw_error(ECANCELED, fmt::format("joining fiber {}{}{}, which was cancelled", whom.id(),
+                                         whom.name().empty() ? "" : " ", whom.name()));
+    case fiber_outcome::returned:
+    case fiber_outcome::none: break;
+  }
+  if (whom.collected_) throw_misuse("the result of a fiber was taken before");
+}
+
+void join_base::mark_taken() const { get()->collected_ = true; }
+
+}  // namespace coir

@@ -1,0 +1,106 @@
+#include <coir/fiber/run.hpp>
+
+#include "overflow.hpp"
+
+#include <coir/fiber/stack.hpp>
+#include <coir/fiber/task.hpp>
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace coir {
+
+namespace {
+
+std::string text_of(place at) { return fmt::format("{}:{}", at.file_name(), at.line()); }
+
+void describe(const fiber_base& which, instant now, std::string& text) {
+  text += fmt::format("  fiber {}{}{}: {}", which.id(), which.name().empty() ? "" : " ",
+                      which.name(), name_of(which.state()));
+  if (which.state() == fiber_state::waiting) {
+    text += fmt::format(" in {}", which.waits_for());
+    which.describe_wait(text);
+    text += fmt::format(" at {} since {:.3f} s", text_of(which.waits_at()),
+                        std::chrono::duration<double>(now - which.since()).count());
+  }
+  if (which.state() == fiber_state::ending) {
+    text += fmt::format(" with {} children left", which.body().size());
+  }
+  text += fmt::format(", spawned at {}\n", text_of(which.spawned_at()));
+  if (which.innermost() == nullptr) return;
+  for (const promise_base* caller = which.innermost()->caller(); caller != nullptr;
+       caller = caller->caller()) {
+    text += fmt::format("    awaited at {}\n", text_of(caller->waits_at()));
+  }
+}
+
+}  // namespace
+
+std::string describe(const fiber_home& fibers) {
+  std::string text;
+  const instant now = fibers.on().time();
+  fibers.for_each([&](const fiber_base& which) { describe(which, now, text); });
+  return text;
+}
+
+// Stops the loop when the fiber it joins has ended.
+class runner::watch : public waiter {
+ public:
+  explicit watch(loop& of) noexcept : waiter(kind), loop_(of) {}
+  bool done() const noexcept { return done_; }
+
+ private:
+  static void finished(waiter& self) noexcept {
+    auto& mine = static_cast<watch&>(self);
+    mine.done_ = true;
+    mine.loop_.stop();
+  }
+  static constexpr waiter_kind kind{finished};
+
+  loop& loop_;
+  bool done_ = false;
+};
+
+runner::runner(const run_options& options)
+    : loop_(options.loop_), fibers_(loop_), reports_overflow_(options.report_overflow_) {
+  if (current_fiber != nullptr) {
+    throw_misuse("coir::run was called from a fiber: await the task there, or spawn it");
+  }
+  if (options.on_failure_) fibers_.on_failure(options.on_failure_);
+  if (reports_overflow_) priv::report_stack_overflow();
+}
+
+runner::~runner() {
+  if (reports_overflow_) priv::stop_reporting_stack_overflow();
+}
+
+void runner::run_until_dead(const handle_base& whom) {
+  watch end(loop_);
+  end_op joined(whom);
+  if (!joined.start(end)) return;
+  std::string report;
+  while (!end.done()) {
+    loop_.run();
+    if (end.done()) break;
+    if (loop_.can_wake() || fibers_.home().has_ready()) {
+      // Somebody called stop().
+      whom.cancel();
+      continue;
+    }
+    if (!report.empty()) {
+      // It was cancelled and waits again for what cannot come. There is nothing left to try, and to leave
+      // would destroy what it uses.
+      fmt::print(stderr, "coir: after a deadlock these fibers do not end:\n{}",
+                 describe(fibers_.home()));
+      std::abort();
+    }
+    report = fmt::format("deadlock: {} fibers wait and nothing can wake them\n{}",
+                         fibers_.home().alive(), describe(fibers_.home()));
+    whom.cancel();
+  }
+  if (!report.empty()) throw deadlock(report);
+}
+
+}  // namespace coir
