@@ -2,6 +2,7 @@
 // file besides context.cpp that knows Boost.Context and the sanitizers' interfaces.
 #pragma once
 
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/stack.hpp>
 
 #include <cstddef>
@@ -13,10 +14,6 @@ namespace coir::priv {
 void* make_context(std::byte* top, std::size_t bytes) noexcept;
 
 // Runs on every new stack, and says where to go when all is over. Defined in scheduler.cpp.
-struct stack_exit {
-  void* to;
-  const side* target;
-};
 stack_exit stack_main() noexcept;
 
 // Saves where we are in `saved`, goes to `to`, and returns when somebody goes to `saved`. The C++

@@ -33,32 +33,6 @@ const char* name_of(fiber_state state) noexcept {
 
 // --- region ---
 
-fiber_base* region::fiber() noexcept { return body_ ? static_cast<fiber_base*>(this) : nullptr; }
-
-void region::add(fiber_base& child) noexcept {
-  child.younger_ = nullptr;
-  if (children_ == nullptr) {
-    child.older_ = &child;
-    children_ = &child;
-  } else {
-    child.older_ = std::exchange(children_->older_, &child);
-    child.older_->younger_ = &child;
-  }
-  ++size_;
-}
-
-void region::remove(fiber_base& child) noexcept {
-  if (children_ == &child) {
-    children_ = child.younger_;
-    if (children_ != nullptr) children_->older_ = child.older_;
-  } else {
-    child.older_->younger_ = child.younger_;
-    (child.younger_ != nullptr ? child.younger_ : children_)->older_ = child.older_;
-  }
-  child.older_ = child.younger_ = nullptr;
-  --size_;
-}
-
 // Down the tree without recursion, which a long chain of fibers would turn into a stack overflow. A fiber
 // that is cancelled already has told everything below it.
 void region::cancel() noexcept {
@@ -81,9 +55,6 @@ void region::cancel() noexcept {
 
 // --- fiber_base ---
 
-fiber_base::fiber_base(const fiber_kind& kind, fiber_home& home, region& where, place at) noexcept
-    : waiter(kind), region(&where, true), home_(&home), id_(home.next_id_++), spawned_at_(at) {}
-
 fiber_base::cold& fiber_base::make_cold() {
   if (cold_ == nullptr) cold_ = std::make_unique<cold>();
   return *cold_;
@@ -104,21 +75,8 @@ place fiber_base::waits_at() const noexcept {
   return stack_ != nullptr ? stack_->waits_at() : spawned_at_;
 }
 
-void fiber_base::waits_on_stack_at(place at) noexcept { stack_->waits_at(at); }
-
-instant fiber_base::turn_time() const noexcept { return home_->on().turn_time(); }
-
-void fiber_base::wake(waiter& self) noexcept {
-  auto& mine = static_cast<fiber_base&>(self);
-  mine.state_ = fiber_state::ready;
-  mine.abort_asked_ = false;
-  mine.home_->make_ready(mine);
-}
-
-void fiber_base::yield_after_completion() noexcept { wake(*this); }
-
 void fiber_base::cancel() noexcept {
-  if (state_ == fiber_state::dead) return;
+  if (phase_ == phase::dead) return;
   receive_cancel();
   region::cancel();
 }
@@ -126,10 +84,10 @@ void fiber_base::cancel() noexcept {
 // The region's flag tells the tree below; this one tells the fiber.
 void fiber_base::receive_cancel() noexcept {
   cancel_pending_ = true;
-  if (state_ != fiber_state::waiting || abort_asked_) return;
-  abort_asked_ = true;
+  if (phase_ != phase::waiting || (flags_ & abort_asked) != 0) return;
+  flags_ |= abort_asked;
   if (op_kind_->abort(op_) == abort_answer::now) {
-    aborted_ = true;
+    flags_ |= aborted;
     wake(*this);
   }
 }
@@ -152,14 +110,6 @@ void fiber_base::body_failed(std::exception_ptr why) noexcept {
   add_failure(std::move(why));
 }
 
-void fiber_base::release() noexcept {
-  if (--references_ != 0) return;
-  fiber_home& home = *home_;
-  const std::size_t bytes = body_kind().bytes;
-  body_kind().destroy(*this);
-  home.recycle(this, bytes);
-}
-
 // --- handles ---
 
 std::vector<std::exception_ptr> handle_base::other_failures() const {
@@ -167,21 +117,7 @@ std::vector<std::exception_ptr> handle_base::other_failures() const {
   return cold == nullptr ? std::vector<std::exception_ptr>() : cold->failures;
 }
 
-bool join_base::start(waiter& told) {
-  fiber_base& whom = block();
-  if (whom.state() == fiber_state::dead) return false;
-  if (&whom == current_fiber) throw_misuse("a fiber cannot join itself");
-  told_ = &told;
-  next_ = nullptr;
-  if (whom.joiners_ == nullptr) {
-    previous_ = this;
-    whom.joiners_ = this;
-  } else {
-    previous_ = std::exchange(whom.joiners_->previous_, this);
-    previous_->next_ = this;
-  }
-  return true;
-}
+void join_base::refuse_self() { throw_misuse("a fiber cannot join itself"); }
 
 abort_answer join_base::abort() noexcept {
   fiber_base& whom = *get();
@@ -203,7 +139,7 @@ void join_base::describe(std::string& text) const {
                       get()->name());
 }
 
-void join_base::check_result() const {
+void join_base::throw_no_result() const {
   const fiber_base& whom = *get();
   switch (whom.outcome()) {
     case fiber_outcome::failed: std::rethrow_exception(whom.cold_part()->failure);
@@ -213,9 +149,7 @@ void join_base::check_result() const {
     case fiber_outcome::returned:
     case fiber_outcome::none: break;
   }
-  if (whom.collected_) throw_misuse("the result of a fiber was taken before");
+  throw_misuse("the result of a fiber was taken before");
 }
-
-void join_base::mark_taken() const { get()->collected_ = true; }
 
 }  // namespace coir

@@ -28,10 +28,11 @@ thread_local thread_end lists_owner;
 
 }  // namespace
 
-// Whole steps, so that any frame of the same class may use the block.
+// The largest of its class, so that any frame of the class may use the block.
 void* allocate_frame_slow(std::size_t bytes) {
   lists_owner.arm();
-  return ::operator new((bytes + frame_step - 1) / frame_step * frame_step);
+  if (bytes > frame_bytes_max) return ::operator new(bytes);
+  return ::operator new((frame_class(bytes) + 1) * frame_step - frame_header);
 }
 
 void free_frame_slow(void* frame, std::size_t) noexcept { ::operator delete(frame); }

@@ -26,7 +26,7 @@ void describe(const fiber_base& which, instant now, std::string& text) {
                         std::chrono::duration<double>(now - which.since()).count());
   }
   if (which.state() == fiber_state::ending) {
-    text += fmt::format(" with {} children left", which.body().size());
+    text += " (its children are not over)";
   }
   text += fmt::format(", spawned at {}\n", text_of(which.spawned_at()));
   if (which.innermost() == nullptr) return;

@@ -63,11 +63,10 @@ struct stack_pool::slab {
   std::size_t stack_count;
 };
 
-stack_pool::stack_pool() noexcept = default;
+stack_pool::stack_pool() { class_for(default_bytes); }
 stack_pool::~stack_pool() = default;
 
 stack_pool::size_class& stack_pool::class_for(std::size_t bytes) {
-  if (bytes == 0) bytes = default_bytes;
   // A page for the guard, and no stack so small that a signal or printf could not run on it.
   bytes = std::max(bytes, std::size_t{16} << 10);
   bytes = (bytes + page_bytes() - 1) / page_bytes() * page_bytes() + page_bytes();
@@ -117,7 +116,7 @@ void stack_pool::map(std::size_t class_number) {
 }
 
 stack& stack_pool::take(std::size_t bytes) {
-  size_class& of = class_for(bytes);
+  size_class& of = bytes == 0 ? classes_.front() : class_for(bytes);
   if (of.free == nullptr) map(static_cast<std::size_t>(&of - classes_.data()));
   stack& taken = *of.free;
   of.free = std::exchange(taken.next_free_, nullptr);
@@ -125,9 +124,13 @@ stack& stack_pool::take(std::size_t bytes) {
   return taken;
 }
 
+bool stack_pool::keeps(const stack& unused) const noexcept {
+  return classes_[unused.size_class_].hot < hot_max;
+}
+
 void stack_pool::give_back(stack& unused) noexcept {
   size_class& of = classes_[unused.size_class_];
-  if (of.hot < hot_max) {
+  if (keeps(unused)) {
     ++of.hot;
   } else {
     ::madvise(unused.low_, static_cast<std::size_t>(unused.high_ - unused.low_) & ~(page_bytes() - 1),

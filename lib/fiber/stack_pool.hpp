@@ -11,7 +11,7 @@ namespace coir {
 
 class stack_pool {
  public:
-  stack_pool() noexcept;
+  stack_pool();
   stack_pool(const stack_pool&) = delete;
   // All stacks must have been given back.
   ~stack_pool();
@@ -19,6 +19,8 @@ class stack_pool {
   // At least `bytes` (0: the default). Throws std::system_error when there is no memory for it.
   stack& take(std::size_t bytes);
   void give_back(stack& unused) noexcept;
+  // give_back() would leave its pages alone.
+  bool keeps(const stack& unused) const noexcept;
 
  private:
   struct slab;
@@ -31,7 +33,7 @@ class stack_pool {
   size_class& class_for(std::size_t bytes);
   void map(std::size_t class_number);
 
-  std::vector<size_class> classes_;
+  std::vector<size_class> classes_;  // the first is that of the default size
   std::vector<std::unique_ptr<slab>> slabs_;
   std::size_t made_ = 0;
 };

@@ -18,6 +18,7 @@
 
 #include <coir/base/config.hpp>
 #include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/fiber/stack.hpp>
 #include <coir/fiber/task.hpp>
@@ -32,15 +33,6 @@ namespace coir {
 namespace priv {
 
 [[noreturn, gnu::cold]] void throw_no_stack();
-// Leaves the fiber's stack until the fiber is resumed.
-void switch_out(fiber_base& self) noexcept;
-// Runs a coroutine to its end on the fiber's stack.
-void drive(fiber_base& self, promise_base& root) noexcept;
-// A stack on which main(argument) will run, for a coroutine; its beginning, and the way back to the pool.
-stack& borrow_stack(fiber_base& self, void (*main)(void*) noexcept, void* argument);
-void begin_on_stack(fiber_base& self, stack& lent) noexcept;
-void return_stack(fiber_base& self, stack& unused) noexcept;
-
 inline fiber_base& running_fiber_on_stack(place at) {
   fiber_base& self = running_fiber();
   if (!self.has_stack()) [[unlikely]]
@@ -56,10 +48,16 @@ template <class Op>
 decltype(auto) await(Op&& what, place at = place::current()) {
   fiber_base& self = priv::running_fiber_on_stack(at);
   self.check_cancelled();
-  self.begin_wait(&what, priv::kind_of<std::remove_reference_t<Op>>);
-  if (what.start(self) ? self.end_start() : self.end_wait_at_once()) priv::switch_out(self);
-  if (self.take_aborted()) [[unlikely]]
-    priv::throw_cancelled(what);
+  if constexpr (priv::only_yields<std::remove_reference_t<Op>>) {
+    self.begin_yield();
+    self.home().switch_out(self);
+  } else {
+    if (self.begin_wait(what, priv::kind_of<std::remove_reference_t<Op>>)) {
+      self.home().switch_out(self);
+    }
+    if (self.take_aborted()) [[unlikely]]
+      priv::throw_cancelled(what);
+  }
   return what.take();
 }
 
@@ -69,7 +67,7 @@ T await(task<T> what, place at = place::current()) {
   auto* const promise = task_access::promise(what);
   if (promise == nullptr || task_access::began(*promise)) [[unlikely]]
     priv::throw_task_misuse(promise == nullptr);
-  priv::drive(self, *promise);
+  self.home().drive(self, *promise);
   return promise->take();
 }
 
@@ -143,19 +141,19 @@ class [[nodiscard]] stack_call_awaiter {
       what_->run();
       return true;
     }
-    lent_ = &borrow_stack(self, run, what_);
+    lent_ = &self.home().borrow_stack(run, what_);
     return false;
   }
   void await_suspend(std::coroutine_handle<>) noexcept {
     fiber_base& self = *current_fiber;
     self.mark_suspended();
-    begin_on_stack(self, *lent_);
+    self.home().begin_on_stack(self, *lent_);
   }
   decltype(auto) await_resume() {
     if (lent_ != nullptr) {
       fiber_base& self = *current_fiber;
       self.mark_resumed();
-      return_stack(self, *lent_);
+      self.home().return_stack(*lent_);
     }
     if (what_->exception_ != nullptr) std::rethrow_exception(what_->exception_);
     using value = typename stack_call<F>::value_type;

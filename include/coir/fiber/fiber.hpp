@@ -20,6 +20,7 @@
 
 #include <coir/base/error.hpp>
 #include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/op.hpp>
 
 #include <cstdint>
@@ -43,9 +44,12 @@ class fiber_block : public fiber_base {
 
  protected:
   using fiber_base::fiber_base;
-  ~fiber_block() {
-    if (has_value()) value_.~stored();
-  }
+  ~fiber_block() {}
+  static constexpr void (*destroyer)(fiber_base&) noexcept =
+      std::is_trivially_destructible_v<stored> ? nullptr : [](fiber_base& self) noexcept {
+        auto& mine = static_cast<fiber_block&>(self);
+        if (mine.has_value()) mine.value_.~stored();
+      };
   template <class... From>
   void emplace(From&&... from) {
     new (&value_) stored(std::forward<From>(from)...);
@@ -63,6 +67,7 @@ class fiber_block<void> : public fiber_base {
  protected:
   using fiber_base::fiber_base;
   ~fiber_block() = default;
+  static constexpr void (*destroyer)(fiber_base&) noexcept = nullptr;
   void emplace() noexcept { set_returned(); }
 };
 
@@ -114,7 +119,21 @@ class join_base : public handle_base {
   join_base(join_base&& other) noexcept
       : handle_base(std::move(other)), next_(nullptr), previous_(nullptr) {}
 
-  bool start(waiter& told);
+  bool start(waiter& told) {
+    fiber_base& whom = *get();
+    if (whom.phase_ == fiber_base::phase::dead) return false;
+    if (&whom == current_fiber) [[unlikely]]
+      refuse_self();
+    told_ = &told;
+    if (whom.joiners_ == nullptr) [[likely]] {
+      previous_ = this;
+      whom.joiners_ = this;
+    } else {
+      previous_ = std::exchange(whom.joiners_->previous_, this);
+      previous_->next_ = this;
+    }
+    return true;
+  }
   abort_answer abort() noexcept;
   void describe(std::string& text) const;
 
@@ -123,13 +142,16 @@ class join_base : public handle_base {
   explicit join_base(const handle_base& whom) noexcept : handle_base(whom) {}
   ~join_base() = default;
   // Throws unless the fiber returned and its result is still there.
-  void check_result() const;
-  // True the first time.
-  void mark_taken() const;
+  void check_result() const {
+    if (get()->outcome() != fiber_outcome::returned || (get()->flags_ & fiber_base::taken) != 0) [[unlikely]]
+      throw_no_result();
+  }
+  void mark_taken() const noexcept { get()->flags_ |= fiber_base::taken; }
 
  private:
-  friend class fiber_base;
   friend class fiber_home;
+  [[noreturn, gnu::cold]] static void refuse_self();
+  [[noreturn, gnu::cold]] void throw_no_result() const;
 
   waiter* told_ = nullptr;
   join_base* next_ = nullptr;      // of the youngest: null

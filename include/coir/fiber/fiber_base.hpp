@@ -2,19 +2,19 @@
 //
 // Users meet it as fiber<T> (coir/fiber/fiber.hpp). Here is who may touch what, and when.
 //
-// States, and who moves a fiber to the next:
-//   fresh    spawned, in the run queue, its body not begun      scheduler::run      -> running
-//   running  the one fiber that runs on this loop               begin_wait          -> waiting
-//                                                               its body is over    -> ending
-//   waiting  in an op; op_ and op_kind_ say which               wake (done, abort)  -> ready
-//   ready    in the run queue                                   scheduler::run      -> running
-//   ending   its body is over, its children are not             last child          -> ready queue -> dead
+// Phases, and who moves a fiber to the next:
+//   fresh    spawned, in the run queue, its body not begun     run            -> active
+//   active   in the run queue, or the one fiber that runs      begin_wait     -> waiting
+//                                                              body is over   -> over
+//   waiting  in an op; op_ and op_kind_ say which              wake           -> active
+//   over     its body has ended, its children have not         last child     -> run queue -> dead
 //   dead     its result can be read; only handles keep it
+// state() tells the user the same, with `active` split into ready and running.
 //
 // References: one for being alive, one for each handle. The last one frees the block.
 //
-// Shape    144 bytes, then the result. What few fibers need (name, locals, failures) is a cold block made
-//          on first use.
+// Shape    128 bytes, then the result. What few fibers need (name, locals, failures) is a cold block
+//          made on first use.
 // Thread   one loop. Nothing here is atomic.
 // Errors   none of its own.
 // Cost     every function here is a few instructions, inline.
@@ -48,7 +48,7 @@ class promise_base;
 class stack;
 class locals;
 
-enum class fiber_state : std::uint8_t { fresh, running, waiting, ready, ending, dead };
+enum class fiber_state : std::uint8_t { fresh, ready, running, waiting, ending, dead };
 enum class fiber_outcome : std::uint8_t { none, returned, failed, cancelled };
 
 const char* name_of(fiber_state state) noexcept;
@@ -71,7 +71,7 @@ struct fiber_kind : waiter_kind {
   void (*collect)(fiber_base&) noexcept;
   // Destroys what the body was made of: frame, callable.
   void (*end)(fiber_base&) noexcept;
-  // Destroys the block.
+  // Destroys the result in the block; null where there is nothing to destroy.
   void (*destroy)(fiber_base&) noexcept;
   std::size_t bytes;  // of the block
 };
@@ -84,7 +84,16 @@ class fiber_base : public waiter, private region {
   fiber_base(const fiber_base&) = delete;
 
   std::uint64_t id() const noexcept { return id_; }
-  fiber_state state() const noexcept { return state_; }
+  fiber_state state() const noexcept {
+    switch (phase_) {
+      case phase::fresh: return fiber_state::fresh;
+      case phase::active: return this == current_fiber ? fiber_state::running : fiber_state::ready;
+      case phase::waiting: return fiber_state::waiting;
+      case phase::over: return fiber_state::ending;
+      case phase::dead: break;
+    }
+    return fiber_state::dead;
+  }
   fiber_outcome outcome() const noexcept { return outcome_; }
   std::string_view name() const noexcept;
   place spawned_at() const noexcept { return spawned_at_; }
@@ -99,14 +108,14 @@ class fiber_base : public waiter, private region {
 
   // Of a waiting fiber: in what, since when, and at which line.
   const char* waits_for() const noexcept {
-    return state_ == fiber_state::waiting ? op_kind_->name : "";
+    return phase_ == phase::waiting ? op_kind_->name : "";
   }
   void describe_wait(std::string& text) const {
-    if (state_ == fiber_state::waiting && op_kind_->describe != nullptr) {
+    if (phase_ == phase::waiting && op_kind_->describe != nullptr) {
       op_kind_->describe(op_, text);
     }
   }
-  instant since() const noexcept { return since_; }
+  instant since() const noexcept;
   place waits_at() const noexcept;
   // The innermost coroutine, null when there is none, and whether it is suspended; its callers follow
   // (promise_base::caller).
@@ -125,30 +134,17 @@ class fiber_base : public waiter, private region {
     if (cancel_pending_) [[unlikely]]
       throw coir::cancelled();
   }
-  // Before start(), which may already tell that the op is done (a yield does).
-  void begin_wait(void* op, const op_kind& kind) noexcept {
-    op_ = op;
-    op_kind_ = &kind;
-    since_ = turn_time();
-  }
-  // start() answered true. Always true: the fiber suspends.
-  bool end_start() noexcept {
-    if (state_ == fiber_state::running) state_ = fiber_state::waiting;
-    return true;
-  }
-  // start() answered false: the op is over. True: the fiber has had its share and suspends all the same.
-  bool end_wait_at_once() noexcept {
-    if (--budget_ != 0) [[likely]]
-      return false;
-    yield_after_completion();
-    return true;
-  }
+  // Starts the op. True: the fiber suspends.
+  template <class Op>
+  bool begin_wait(Op& what, const op_kind& kind);
+  // It waits in nothing and is ready at once, behind the others.
+  void begin_yield() noexcept;
   void mark_suspended() noexcept { suspended_ = true; }
   void mark_resumed() noexcept { suspended_ = false; }
   bool take_aborted() noexcept {
-    if (!aborted_) [[likely]]
+    if ((flags_ & aborted) == 0) [[likely]]
       return false;
-    aborted_ = false;
+    flags_ &= static_cast<std::uint8_t>(~aborted);
     return true;
   }
 
@@ -166,15 +162,17 @@ class fiber_base : public waiter, private region {
     std::shared_ptr<const coir::locals> values;  // fiber_local values, shared with children
   };
   cold& make_cold();  // may throw std::bad_alloc
+  // Has values that a child inherits.
+  bool has_values() const noexcept { return cold_ != nullptr && cold_->values != nullptr; }
   const cold* cold_part() const noexcept { return cold_.get(); }
 
   static void wake(waiter& self) noexcept;
   void set_returned() noexcept {
     outcome_ = fiber_outcome::returned;
-    has_value_ = true;
+    flags_ |= with_value;
   }
   // The block holds a result, whatever became of the fiber.
-  bool has_value() const noexcept { return has_value_; }
+  bool has_value() const noexcept { return (flags_ & with_value) != 0; }
   // The body threw.
   void body_failed(std::exception_ptr why) noexcept;
 
@@ -183,48 +181,51 @@ class fiber_base : public waiter, private region {
   friend class fiber_local_access;
   friend class handle_base;
   friend class join_base;
-  friend class promise_base;
   friend class region;
-  friend class scheduler;
-  friend class stack;
   friend class task_access;
 
-  instant turn_time() const noexcept;
-  void yield_after_completion() noexcept;
+  enum class phase : std::uint8_t { fresh, active, waiting, over, dead };
+
   void receive_cancel() noexcept;
   void add_failure(std::exception_ptr why) noexcept;
   void hold() noexcept { ++references_; }
   void release() noexcept;
 
+  // The first line of the cache: all that a switch touches. It begins with the waiter and the region, in
+  // whose padding the flags lie.
+  phase phase_ = phase::fresh;
+  bool suspended_ = true;        // the innermost coroutine, not the code around it
+  bool cancel_pending_ = false;  // itself or something around it, and no shield between
+  enum : std::uint8_t {
+    aborted = 1,      // the op it waited in was asked to stop, and answered `now`
+    abort_asked = 2,  // ... was asked, and answered `later`
+    report = 4,       // a failure goes to the failure handler, not to the region
+    with_value = 8,   // the block holds a result
+    taken = 16,       // take() moved it out
+  };
+  std::uint8_t flags_ = 0;
+  fiber_outcome outcome_ = fiber_outcome::none;
   union {
-    fiber_base* next_ = nullptr;  // fresh, ready: behind it in the run queue
+    fiber_base* next_ = nullptr;  // in the run queue: who is behind it
     void* op_;                    // waiting
   };
-  const op_kind* op_kind_ = nullptr;
   promise_base* coroutine_ = nullptr;
-  stack* stack_ = nullptr;     // the one it runs on; null: the thread's own
-  void* context_ = nullptr;    // where that stack stopped
+  stack* stack_ = nullptr;  // the one it runs on; null: the thread's own
   fiber_home* home_;
+
+  // The second line.
+  const op_kind* op_kind_ = nullptr;
+  std::uint32_t since_ms_ = 0;  // of the home's clock, which wraps after 49 days
+  std::uint32_t references_ = 1;
   std::uint64_t id_;
-  instant since_{};
   fiber_base* older_ = nullptr;    // of the oldest: the youngest
   fiber_base* younger_ = nullptr;  // of the youngest: null
   place spawned_at_;
   join_base* joiners_ = nullptr;  // the oldest
   std::unique_ptr<cold> cold_;
-  std::uint32_t references_ = 1;
-  std::uint16_t budget_ = 0;
-  fiber_state state_ = fiber_state::fresh;
-  fiber_outcome outcome_ = fiber_outcome::none;
-  bool cancel_pending_ = false;  // itself or something around it, and no shield between
-  bool abort_asked_ = false;  // the op it waits in was asked to stop, and answered `later`
-  bool aborted_ = false;      // it answered `now`
-  bool transfer_ = false;     // its next coroutine, or the stack below, is to be resumed at once
-  bool suspended_ = true;
-  bool report_ = false;     // a failure goes to the failure handler, not to the region
-  bool has_value_ = false;
-  bool collected_ = false;  // take() moved the result out
 };
+
+static_assert(sizeof(fiber_base) == 128, "two lines of the cache");
 
 // The fiber that runs, for code that cannot go on without one.
 [[noreturn, gnu::cold]] void throw_no_fiber();

@@ -40,6 +40,7 @@
 #include <coir/base/expected.hpp>
 #include <coir/base/place.hpp>
 #include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/loop/waiter.hpp>
 
 #include <concepts>
@@ -77,6 +78,9 @@ inline constexpr op_kind kind_of{
       return describe;
     }()};
 
+template <op Op>
+inline constexpr bool only_yields = requires { Op::only_yields; };
+
 // An op that was stopped half-way says so itself; all others had no effect.
 template <op Op>
 [[noreturn]] void throw_cancelled(Op& what) {
@@ -97,15 +101,24 @@ class [[nodiscard]] op_awaiter {
   bool await_ready() {
     fiber_base& self = running_fiber();
     self.check_cancelled();
-    self.begin_wait(what_, kind_of<Op>);
-    return !(what_->start(self) ? self.end_start() : self.end_wait_at_once());
+    if constexpr (only_yields<Op>) {
+      return false;
+    } else {
+      return !self.begin_wait(*what_, kind_of<Op>);
+    }
   }
-  void await_suspend(std::coroutine_handle<>) noexcept { running_fiber().mark_suspended(); }
+  void await_suspend(std::coroutine_handle<>) noexcept {
+    fiber_base& self = *current_fiber;
+    self.mark_suspended();
+    if constexpr (only_yields<Op>) self.begin_yield();
+  }
   decltype(auto) await_resume() {
-    fiber_base& self = running_fiber();
+    fiber_base& self = *current_fiber;
     self.mark_resumed();
-    if (self.take_aborted()) [[unlikely]]
-      throw_cancelled(*what_);
+    if constexpr (!only_yields<Op>) {
+      if (self.take_aborted()) [[unlikely]]
+        throw_cancelled(*what_);
+    }
     return what_->take();
   }
 

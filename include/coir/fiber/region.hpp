@@ -4,7 +4,7 @@
 // are further ones. This file has the node and what happens to it; when that happens is decided by
 // whoever owns the region (coir/fiber/scheduler.hpp for bodies).
 //
-// Shape    24 bytes in its owner: the enclosing region, the children, flags.
+// Shape    18 bytes in its owner: the enclosing region, the children, flags.
 // Order    children are cancelled in the order in which they were spawned.
 // Thread   one loop.
 // Cancel   cancel() is level-triggered: it stays, and reaches children spawned later.
@@ -14,8 +14,6 @@
 #pragma once
 
 #include <coir/base/assert.hpp>
-
-#include <cstdint>
 
 namespace coir {
 
@@ -33,7 +31,6 @@ class region {
   fiber_base* fiber() noexcept;
   bool cancelled() const noexcept { return cancelled_; }
   bool empty() const noexcept { return children_ == nullptr; }
-  std::uint32_t size() const noexcept { return size_; }
 
   // The oldest child; the others follow it (fiber_base::next_sibling).
   fiber_base* first_child() const noexcept { return children_; }
@@ -48,7 +45,6 @@ class region {
 
   region* parent_;
   fiber_base* children_ = nullptr;  // the oldest; its older_sibling_ is the youngest
-  std::uint32_t size_ = 0;
   bool cancelled_ = false;
   bool body_;  // base of a fiber_base, whose body it is
 };

@@ -24,31 +24,21 @@
 // See      coir/fiber/fiber.hpp, coir/fiber/task.hpp; lib/fiber/NOTE.md
 #pragma once
 
-#include <coir/base/list.hpp>
 #include <coir/fiber/await.hpp>
 #include <coir/fiber/fiber.hpp>
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/fiber/task.hpp>
 #include <coir/loop/loop.hpp>
 
-#include <array>
-#include <concepts>
 #include <cstddef>
-#include <functional>
+#include <exception>
 #include <new>
-#include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 namespace coir {
-
-class stack_pool;
-
-namespace priv {
-struct stack_exit;
-}
 
 // spawn(f, coir::report_failure): a failure is told to the failure handler, and nobody else is touched.
 struct report_failure_t {};
@@ -73,111 +63,6 @@ class spawn_options {
   bool report_ = false;
 };
 
-struct scheduler_stats {
-  std::uint64_t spawned = 0;
-  std::uint64_t ended = 0;
-  std::uint64_t failures = 0;  // told to the failure handler
-};
-
-// Told of failures that no region and no joiner takes. Must not throw.
-using failure_handler = std::function<void(const fiber_base& failed, std::exception_ptr why)>;
-
-// What the fibers of one loop share. Lives on the heap and is counted, because handles may outlive the
-// scheduler: what they point to must not vanish.
-class fiber_home final : public ready_hook {
- public:
-  explicit fiber_home(loop& of);
-
-  loop& on() const noexcept { return *loop_; }
-  region& root() noexcept { return root_; }
-  scheduler_stats stats() const noexcept { return stats_; }
-  std::uint64_t alive() const noexcept { return stats_.spawned - stats_.ended; }
-  stack_pool& stacks() noexcept { return *stacks_; }
-
-  // Puts a fiber at the end of the run queue.
-  void make_ready(fiber_base& which) noexcept {
-    COIR_TRACE(loop_->trace(), trace::point::ready, which.id());
-    ready_.push(which);
-  }
-
-  std::size_t run_ready() override;
-  bool has_ready() const noexcept override { return !ready_.empty(); }
-
-  // Memory for control blocks: dense, and recycled.
-  void* allocate(std::size_t bytes);
-  void recycle(void* block, std::size_t bytes) noexcept;
-
-  // A fiber in `where`, at the end of the run queue.
-  template <class Body>
-  auto spawn(region& where, Body&& body, const spawn_options& options, place at);
-
-  // What await.hpp stands on.
-  void switch_out(fiber_base& self) noexcept;
-  void drive(fiber_base& self, promise_base& root) noexcept;
-  stack& borrow_stack(void (*main)(void*) noexcept, void* argument);
-  void begin_on_stack(fiber_base& self, stack& lent) noexcept;
-  void return_stack(stack& unused) noexcept;
-  void return_stack(fiber_base& of) noexcept { return_stack(*std::exchange(of.stack_, nullptr)); }
-  static priv::stack_exit run_on_stack() noexcept;
-
-  // Visits every fiber that is not dead, parents before children.
-  template <class Visit>
-  void for_each(Visit&& visit) const {
-    for (fiber_base* at = root_.first_child(); at != nullptr; at = next_in_tree(*at)) visit(*at);
-  }
-
- private:
-  friend class fiber_base;
-  friend class handle_base;
-  friend class scheduler;
-  friend class stack;
-
-  static constexpr std::uint16_t fibers_per_turn = 256;
-  static constexpr std::uint16_t ops_per_share = 64;
-
-  ~fiber_home();
-  static fiber_base* next_in_tree(fiber_base& at) noexcept;
-  template <class Block, class... Arguments>
-  Block& make(const spawn_options& options, Arguments&&... arguments);
-  void prepare(fiber_base& block, const spawn_options& options);
-  void* give_stack(fiber_base& block, std::size_t bytes, std::size_t alignment,
-                   const spawn_options& options);
-  void discard(fiber_base& block) noexcept;
-  void begin(fiber_base& block) noexcept;
-  void enter(fiber_base& which) noexcept;
-  void leave(fiber_base& which) noexcept;
-  void run(fiber_base& which);
-  bool start_fresh(fiber_base& which) noexcept;
-  void body_over(fiber_base& which) noexcept;
-  void end(fiber_base& which) noexcept;
-  void tell_failure(const fiber_base& which, std::exception_ptr why) noexcept;
-  void close() noexcept;
-  void hold() noexcept { ++references_; }
-  void release() noexcept;
-
-  queue<fiber_base, &fiber_base::next_> ready_;
-  loop* loop_;
-  std::uint16_t turn_left_ = 0;
-  std::uint64_t next_id_ = 1;
-  void* main_context_ = nullptr;  // where the thread's own stack is, while a fiber's runs
-  priv::side own_side_;
-  region root_;
-  std::unique_ptr<stack_pool> stacks_;
-  scheduler_stats stats_;
-  std::uint64_t references_ = 1;  // the scheduler, and every control block
-  failure_handler on_failure_;
-
-  // Free control blocks by size, in steps of 16 bytes, cut from slabs.
-  static constexpr std::size_t block_step = 16;
-  static constexpr std::size_t block_classes = 32;
-  struct free_block {
-    free_block* next;
-  };
-  void* refill(std::size_t block_class);
-  std::array<free_block*, block_classes> free_{};
-  std::vector<std::unique_ptr<std::byte[]>> slabs_;
-};
-
 class scheduler {
  public:
   explicit scheduler(loop& of);
@@ -190,7 +75,7 @@ class scheduler {
   auto spawn(Body&& body, const spawn_options& options = {}, place at = place::current()) {
     return home_->spawn(home_->root(), std::forward<Body>(body), options, at);
   }
-  void on_failure(failure_handler handler) { home_->on_failure_ = std::move(handler); }
+  void on_failure(failure_handler handler) { home_->on_failure(std::move(handler)); }
   fiber_home& home() noexcept { return *home_; }
   scheduler_stats stats() const noexcept { return home_->stats(); }
 
@@ -209,6 +94,8 @@ auto spawn(Body&& body, const spawn_options& options = {}, place at = place::cur
 class [[nodiscard]] yield_op {
  public:
   static constexpr const char* name = "yield";
+  // Nothing is waited for: the awaiters put the fiber in the run queue and skip the rest.
+  static constexpr bool only_yields = true;
   yield_op() noexcept {}
   bool start(waiter& told) noexcept {
     told.done();
@@ -263,9 +150,13 @@ class task_fiber : public fiber_block<T> {
   }
 
  private:
-  static void destroy(fiber_base& self) noexcept { static_cast<task_fiber&>(self).~task_fiber(); }
-  static constexpr fiber_kind own_kind{{task_fiber::wake},        nullptr, nullptr, collect,
-                                       task_access::destroy_root, destroy, sizeof(fiber_block<T>)};
+  static constexpr fiber_kind own_kind{{task_fiber::wake},
+                                       nullptr,
+                                       nullptr,
+                                       collect,
+                                       task_access::destroy_root,
+                                       fiber_block<T>::destroyer,
+                                       sizeof(task_fiber)};
 };
 
 // The body is made by a function, which stays as long as the task: its captures are the task's.
@@ -285,18 +176,18 @@ class factory_fiber final : public task_fiber<T> {
     task_access::destroy_root(self);
     static_cast<factory_fiber&>(self).function_.~F();
   }
-  static void destroy(fiber_base& self) noexcept {
-    static_cast<factory_fiber&>(self).~factory_fiber();
-  }
-  ~factory_fiber() {}
   static constexpr fiber_kind factory_kind{{factory_fiber::wake},  begin, nullptr,
-                                           factory_fiber::collect, end,   destroy,
+                                           factory_fiber::collect, end,   factory_fiber::destroyer,
                                            sizeof(factory_fiber)};
 
   // Destroyed when the body ends, before the block.
   union {
     F function_;
   };
+
+ public:
+  // Blocks are not destroyed as objects: fiber_base::release takes them apart.
+  ~factory_fiber() {}
 };
 
 // The body is a plain function, which lies at the top of the fiber's stack.
@@ -330,12 +221,13 @@ class function_fiber final : public fiber_block<R> {
     function(self).~F();
     self.home().return_stack(self);
   }
-  static void destroy(fiber_base& self) noexcept {
-    static_cast<function_fiber&>(self).~function_fiber();
-  }
-  ~function_fiber() = default;
-  static constexpr fiber_kind own_kind{{function_fiber::wake}, nullptr, run,    nullptr,
-                                       end,                    destroy, sizeof(fiber_block<R>)};
+  static constexpr fiber_kind own_kind{{function_fiber::wake},
+                                       nullptr,
+                                       run,
+                                       nullptr,
+                                       end,
+                                       function_fiber::destroyer,
+                                       sizeof(function_fiber)};
 };
 
 }  // namespace priv
@@ -346,7 +238,12 @@ Block& fiber_home::make(const spawn_options& options, Arguments&&... arguments) 
   Block* block = nullptr;
   try {
     block = new (memory) Block(*this, std::forward<Arguments>(arguments)...);
-    prepare(*block, options);
+    if (options.report_) block->flags_ |= fiber_base::report;
+    // What few fibers have: a name, or values to inherit.
+    if (!options.name_.empty() ||
+        (current_fiber != nullptr && current_fiber->has_values())) [[unlikely]] {
+      prepare(*block, options);
+    }
   } catch (...) {
     if (block == nullptr) {
       recycle(memory, sizeof(Block));

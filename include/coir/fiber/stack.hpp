@@ -59,8 +59,9 @@ class stack {
 
   std::byte* low_ = nullptr;
   std::byte* high_ = nullptr;
-  stack* next_free_ = nullptr;
+  void* context_ = nullptr;  // where it stopped
   place at_{};
+  stack* next_free_ = nullptr;
   // What runs here: the body of the fiber, or a function for which a coroutine borrowed it.
   void (*main_)(void* argument) noexcept = nullptr;  // null: the body
   void* argument_ = nullptr;

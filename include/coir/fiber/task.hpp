@@ -21,6 +21,7 @@
 #include <coir/base/config.hpp>
 #include <coir/base/place.hpp>
 #include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/frame.hpp>
 #include <coir/fiber/op.hpp>
 
@@ -51,6 +52,42 @@ template <class T>
 inline constexpr bool never = false;
 }  // namespace priv
 
+class promise_base;
+
+// What the library does with tasks and their promises.
+class task_access {
+ public:
+  template <class T>
+  static auto promise(task<T>& of) noexcept {
+    return of.promise_;
+  }
+  template <class T>
+  static auto release(task<T>& of) noexcept {
+    return std::exchange(of.promise_, nullptr);
+  }
+  // Every switch between coroutines goes back to the loop that resumes them (fiber_home::run, drive),
+  // whatever the compiler makes of symmetric transfer: depth then never costs stack.
+  static void call(fiber_base& self, promise_base& child, promise_base& caller) noexcept;
+  static void go_on_with(fiber_base& self, promise_base& next) noexcept {
+    self.coroutine_ = &next;
+    self.home().transfer();
+  }
+  // One that is awaited by a coroutine has a caller; on a stack, `await` consumes the task.
+  static bool began(const promise_base& child) noexcept;
+
+  // The outermost coroutine of a fiber.
+  template <class T>
+  static void set_root(fiber_base& block, task<T>&& body) noexcept {
+    block.coroutine_ = release(body);
+  }
+  template <class T>
+  static auto& root(fiber_base& block) noexcept {
+    return static_cast<typename task<T>::promise_type&>(*block.coroutine_);
+  }
+  static void root_over(fiber_base& self) noexcept { self.phase_ = fiber_base::phase::over; }
+  static void destroy_root(fiber_base& block) noexcept;
+};
+
 // What is the same for all coroutines, and what the debugger walks.
 class promise_base {
  public:
@@ -77,19 +114,22 @@ class promise_base {
   };
   class final_awaiter {
    public:
-    explicit final_awaiter(promise_base& ended) noexcept : ended_(&ended) {}
     bool await_ready() noexcept { return false; }
-    void await_suspend(std::coroutine_handle<>) noexcept {
-      current_fiber->mark_suspended();
-      if (ended_->caller_ != nullptr) transfer_to(*ended_->caller_);
+    template <class Promise>
+    void await_suspend(std::coroutine_handle<Promise> end) noexcept {
+      fiber_base& self = *current_fiber;
+      self.mark_suspended();
+      promise_base& ended = end.promise();
+      if (ended.caller_ != nullptr) {
+        task_access::go_on_with(self, *ended.caller_);
+      } else if (!self.has_stack()) {
+        task_access::root_over(self);
+      }
     }
     void await_resume() noexcept {}
-
-   private:
-    promise_base* ended_;
   };
   initial_awaiter initial_suspend() noexcept { return {}; }
-  final_awaiter final_suspend() noexcept { return final_awaiter(*this); }
+  final_awaiter final_suspend() noexcept { return {}; }
 
   // The place is a default argument, evaluated where co_await stands.
   template <op Op>
@@ -123,14 +163,6 @@ class promise_base {
     return {};
   }
 
-  // Every coroutine switch goes back to the loop that resumes (fiber_home::run, drive), whatever the
-  // compiler makes of symmetric transfer: depth then never costs stack.
-  static void transfer_to(promise_base& next) noexcept {
-    fiber_base& self = *current_fiber;
-    self.coroutine_ = &next;
-    self.transfer_ = true;
-  }
-
  protected:
   promise_base() noexcept = default;
   ~promise_base() = default;
@@ -143,6 +175,20 @@ class promise_base {
   promise_base* caller_ = nullptr;
   place at_{};
 };
+
+inline void task_access::call(fiber_base& self, promise_base& child,
+                              promise_base& caller) noexcept {
+  child.caller_ = &caller;
+  go_on_with(self, child);
+}
+
+inline bool task_access::began(const promise_base& child) noexcept {
+  return child.caller_ != nullptr;
+}
+
+inline void task_access::destroy_root(fiber_base& block) noexcept {
+  if (block.coroutine_ != nullptr) std::exchange(block.coroutine_, nullptr)->handle().destroy();
+}
 
 namespace priv {
 
@@ -245,38 +291,6 @@ class [[nodiscard]] task {
   promise_type* promise_;
 };
 
-// What the library does with tasks and their promises.
-class task_access {
- public:
-  template <class T>
-  static typename task<T>::promise_type* promise(task<T>& of) noexcept {
-    return of.promise_;
-  }
-  template <class T>
-  static typename task<T>::promise_type* release(task<T>& of) noexcept {
-    return std::exchange(of.promise_, nullptr);
-  }
-  static void call(promise_base& child, promise_base& caller) noexcept {
-    child.caller_ = &caller;
-    promise_base::transfer_to(child);
-  }
-  // One that is awaited by a coroutine has a caller; on a stack, `await` consumes the task.
-  static bool began(const promise_base& child) noexcept { return child.caller_ != nullptr; }
-
-  // The outermost coroutine of a fiber.
-  template <class T>
-  static void set_root(fiber_base& block, task<T>&& body) noexcept {
-    block.coroutine_ = release(body);
-  }
-  template <class T>
-  static typename task<T>::promise_type& root(fiber_base& block) noexcept {
-    return static_cast<typename task<T>::promise_type&>(*block.coroutine_);
-  }
-  static void destroy_root(fiber_base& block) noexcept {
-    if (block.coroutine_ != nullptr) std::exchange(block.coroutine_, nullptr)->handle().destroy();
-  }
-};
-
 namespace priv {
 
 template <class T>
@@ -291,8 +305,9 @@ class [[nodiscard]] task_awaiter {
   }
   template <class Promise>
   void await_suspend(std::coroutine_handle<Promise> caller) noexcept {
-    current_fiber->mark_suspended();
-    task_access::call(*child_, caller.promise());
+    fiber_base& self = *current_fiber;
+    self.mark_suspended();
+    task_access::call(self, *child_, caller.promise());
   }
   T await_resume() {
     current_fiber->mark_resumed();

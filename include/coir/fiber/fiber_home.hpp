@@ -1,0 +1,269 @@
+// coir/fiber/fiber_home.hpp: what the fibers of one loop share: the run queue, and memory.
+//
+// The machinery behind coir::scheduler. What runs on every switch and every spawn is inline here; the rest
+// is in lib/fiber/scheduler.cpp.
+//
+// Shape    on the heap and counted, because handles may outlive the scheduler: what they point to must
+//          not vanish.
+// Order    see scheduler.hpp.
+// Thread   the loop's.
+// Errors   std::bad_alloc from allocate().
+// Cost     a switch is: pop, resume, one test for each thing that rarely happens, push.
+// See      coir/fiber/scheduler.hpp; lib/fiber/NOTE.md
+#pragma once
+
+#include <coir/base/list.hpp>
+#include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/stack.hpp>
+#include <coir/loop/loop.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace coir {
+
+class spawn_options;
+class stack_pool;
+
+namespace priv {
+// Where a stack that is done goes.
+struct stack_exit {
+  void* to;
+  const side* target;
+};
+}  // namespace priv
+
+struct scheduler_stats {
+  std::uint64_t spawned = 0;
+  std::uint64_t ended = 0;
+  std::uint64_t failures = 0;  // told to the failure handler
+};
+
+// Told of failures that no region and no joiner takes. Must not throw.
+using failure_handler = std::function<void(const fiber_base& failed, std::exception_ptr why)>;
+
+class fiber_home final : public ready_hook {
+ public:
+  explicit fiber_home(loop& of);
+
+  loop& on() const noexcept { return *loop_; }
+  region& root() noexcept { return root_; }
+  scheduler_stats stats() const noexcept { return stats_; }
+  std::uint64_t alive() const noexcept { return stats_.spawned - stats_.ended; }
+  void on_failure(failure_handler handler) { on_failure_ = std::move(handler); }
+
+  // Cancels everything that lives and runs until it has ended: the scheduler's end.
+  void close() noexcept;
+  void hold() noexcept { ++references_; }
+  void release() noexcept {
+    if (--references_ == 0) [[unlikely]]
+      delete this;
+  }
+
+  // A fiber in `where`, at the end of the run queue (scheduler.hpp).
+  template <class Body>
+  auto spawn(region& where, Body&& body, const spawn_options& options, place at);
+
+  void push(fiber_base& which) noexcept {
+    if (trace_mask_ != 0) [[unlikely]]
+      COIR_TRACE(loop_->trace(), trace::point::ready, which.id());
+    ready_.push(which);
+  }
+
+  std::size_t run_ready() override;
+  bool has_ready() const noexcept override { return !ready_.empty(); }
+
+  // What the awaiters stand on.
+  std::uint32_t turn_ms() const noexcept { return turn_ms_; }
+  // An op finished at once: has the running fiber had its share?
+  bool share_is_used() noexcept { return --share_left_ == 0; }
+  // The next coroutine of the running fiber is to be resumed at once.
+  void transfer() noexcept { transfer_ = true; }
+  void switch_out(fiber_base& self) noexcept;
+  void drive(fiber_base& self, promise_base& root) noexcept;
+  stack& borrow_stack(void (*main)(void*) noexcept, void* argument);
+  void begin_on_stack(fiber_base& self, stack& lent) noexcept;
+  void return_stack(stack& unused) noexcept;
+  void return_stack(fiber_base& of) noexcept { return_stack(*std::exchange(of.stack_, nullptr)); }
+  priv::stack_exit run_on_stack(fiber_base& self) noexcept;
+
+  // Visits every fiber that is not dead, parents before children.
+  template <class Visit>
+  void for_each(Visit&& visit) const {
+    for (fiber_base* at = root_.first_child(); at != nullptr; at = next_in_tree(*at)) visit(*at);
+  }
+
+  // Memory for control blocks: dense, and recycled. Under the address sanitizer all of it comes from the
+  // heap, so that use after free is found.
+  void* allocate(std::size_t bytes) {
+    const std::size_t block_class = (bytes - 1) / block_step;
+    hold();
+    if (!COIR_ADDRESS_SANITIZER && block_class < block_classes) [[likely]] {
+      if (free_block* const first = free_[block_class]; first != nullptr) [[likely]] {
+        free_[block_class] = first->next;
+        return first;
+      }
+    }
+    return allocate_slow(bytes);
+  }
+  void recycle(void* block, std::size_t bytes) noexcept {
+    const std::size_t block_class = (bytes - 1) / block_step;
+    if (!COIR_ADDRESS_SANITIZER && block_class < block_classes) [[likely]] {
+      free_[block_class] = new (block) free_block{free_[block_class]};
+    } else {
+      ::operator delete(block);
+    }
+    release();
+  }
+
+ private:
+  friend class fiber_base;
+
+  static constexpr std::uint32_t fibers_per_turn = 256;
+  static constexpr std::uint32_t ops_per_share = 64;
+
+  ~fiber_home();
+  static fiber_base* next_in_tree(fiber_base& at) noexcept;
+  template <class Block, class... Arguments>
+  Block& make(const spawn_options& options, Arguments&&... arguments);
+  void prepare(fiber_base& block, const spawn_options& options);
+  void* give_stack(fiber_base& block, std::size_t bytes, std::size_t alignment,
+                   const spawn_options& options);
+  void discard(fiber_base& block) noexcept;
+  void begin(fiber_base& block) noexcept;
+  template <bool Traced>
+  void run(fiber_base& which) noexcept;
+  bool start_or_end(fiber_base& which) noexcept;
+  fiber_base* next_on_stack() noexcept;
+  void trace_stop(fiber_base& which) noexcept;
+  void body_over(fiber_base& which) noexcept;
+  void end(fiber_base& which) noexcept;
+  void tell_failure(const fiber_base& which, std::exception_ptr why) noexcept;
+
+  // What every switch touches, together.
+  queue<fiber_base, &fiber_base::next_> ready_;
+  std::uint32_t turn_left_ = 0;   // fibers that may still run in this turn
+  std::uint32_t share_left_ = 0;  // ops of the running fiber that may still finish at once
+  std::uint32_t trace_mask_ = 0;  // as it was when the turn began
+  bool transfer_ = false;
+  std::uint32_t turn_ms_ = 0;  // the turn's time in milliseconds since the epoch, modulo 2^32
+  void* main_context_ = nullptr;  // where the thread's own stack is, while a fiber's runs
+
+  loop* loop_;
+  std::uint64_t next_id_ = 1;
+  std::uint64_t references_ = 1;  // the scheduler, and every control block
+  scheduler_stats stats_;
+  region root_;
+
+  // Free control blocks by size, in steps of 16 bytes, cut from slabs.
+  static constexpr std::size_t block_step = 16;
+  static constexpr std::size_t block_classes = 32;
+  struct free_block {
+    free_block* next;
+  };
+  void* allocate_slow(std::size_t bytes);
+  std::array<free_block*, block_classes> free_{};
+  struct free_slab {
+    void operator()(std::byte* slab) const noexcept;
+  };
+  std::vector<std::unique_ptr<std::byte[], free_slab>> slabs_;
+
+  priv::side own_side_;
+  std::unique_ptr<stack_pool> stacks_;
+  failure_handler on_failure_;
+};
+
+inline fiber_base::fiber_base(const fiber_kind& kind, fiber_home& home, region& where,
+                              place at) noexcept
+    : waiter(kind), region(&where, true), home_(&home), id_(home.next_id_++), spawned_at_(at) {}
+
+inline void fiber_base::wake(waiter& self) noexcept {
+  auto& mine = static_cast<fiber_base&>(self);
+  mine.phase_ = phase::active;
+  mine.flags_ &= static_cast<std::uint8_t>(~abort_asked);
+  mine.home_->push(mine);
+}
+
+inline void fiber_base::waits_on_stack_at(place at) noexcept { stack_->waits_at(at); }
+
+inline void fiber_base::begin_yield() noexcept { home_->push(*this); }
+
+template <class Op>
+bool fiber_base::begin_wait(Op& what, const op_kind& kind) {
+  // Before start(), which may tell at once that the op is done.
+  op_ = &what;
+  op_kind_ = &kind;
+  since_ms_ = home_->turn_ms();
+  phase_ = phase::waiting;
+  try {
+    if (what.start(*this)) return true;
+  } catch (...) {
+    phase_ = phase::active;
+    throw;
+  }
+  phase_ = phase::active;
+  if (!home_->share_is_used()) [[likely]]
+    return false;
+  // Its yield comes after completion: the result is kept.
+  begin_yield();
+  return true;
+}
+
+inline void fiber_base::release() noexcept {
+  if (--references_ != 0) return;
+  fiber_home& home = *home_;
+  const fiber_kind& mine = body_kind();
+  if (mine.destroy != nullptr) mine.destroy(*this);
+  if (cold_ != nullptr) [[unlikely]]
+    cold_.reset();
+  home.recycle(this, mine.bytes);
+}
+
+inline void region::add(fiber_base& child) noexcept {
+  child.younger_ = nullptr;
+  if (children_ == nullptr) {
+    child.older_ = &child;
+    children_ = &child;
+  } else {
+    child.older_ = std::exchange(children_->older_, &child);
+    child.older_->younger_ = &child;
+  }
+}
+
+inline void region::remove(fiber_base& child) noexcept {
+  if (children_ == &child) {
+    children_ = child.younger_;
+    if (children_ != nullptr) children_->older_ = child.older_;
+  } else {
+    child.older_->younger_ = child.younger_;
+    (child.younger_ != nullptr ? child.younger_ : children_)->older_ = child.older_;
+  }
+}
+
+inline fiber_base* region::fiber() noexcept {
+  return body_ ? static_cast<fiber_base*>(this) : nullptr;
+}
+
+inline void fiber_home::begin(fiber_base& block) noexcept {
+  region& where = *block.region::parent();
+  where.add(block);
+  ++stats_.spawned;
+  // Born into a cancelled region: it will not run.
+  if (where.cancelled()) [[unlikely]]
+    block.cancel();
+  if (trace_mask_ != 0) [[unlikely]] {
+    COIR_TRACE(loop_->trace(), trace::point::spawn, block.id(),
+               block.parent() == nullptr ? 0 : block.parent()->id(),
+               trace::packed(block.spawned_at()));
+  }
+  ready_.push(block);
+}
+
+}  // namespace coir
