@@ -153,7 +153,7 @@ void fiber_home::trace_stop(fiber_base& which) noexcept {
   if (which.phase_ != fiber_base::phase::waiting) return;
   COIR_TRACE(loop_->trace(), trace::point::park, which.id(),
              reinterpret_cast<std::uint64_t>(which.op_kind_->name),
-             trace::packed(which.waits_at()));
+             which.waits_at().packed());
 }
 
 // True: it is to be run, for the first time.

@@ -1,6 +1,7 @@
 #include "registry.hpp"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <mutex>
@@ -36,6 +37,19 @@ void loop_registry::add(loop& made) {
 void loop_registry::remove(loop& gone) noexcept {
   const std::lock_guard held(all().lock);
   std::erase(all().loops, &gone);
+}
+
+void loop_registry::close(loop* of, std::uint16_t number, int fd) noexcept {
+  const std::lock_guard held(all().lock);
+  const auto found = std::find(all().loops.begin(), all().loops.end(), of);
+  // Gone, or another one in its place: with it went all that was in flight.
+  if (found == all().loops.end() || of->number() != number) {
+    ::close(fd);
+  } else if (of->is_own_thread()) {
+    of->close_soon(fd);
+  } else {
+    of->post([of, fd] { of->close_soon(fd); });
+  }
 }
 
 void loop_registry::before_fork() noexcept { all().lock.lock(); }

@@ -3,6 +3,8 @@
 
 #include <coir/loop/loop.hpp>
 
+#include <cstdint>
+
 namespace coir {
 
 class loop_registry {
@@ -10,6 +12,9 @@ class loop_registry {
   // Also gives the loop its number. Throws nothing but std::bad_alloc.
   static void add(loop& made);
   static void remove(loop& gone) noexcept;
+  // Closes a descriptor of the loop that had this number, from any thread: on that loop, or, when it is
+  // gone, at once.
+  static void close(loop* of, std::uint16_t number, int fd) noexcept;
 
  private:
   static void before_fork() noexcept;

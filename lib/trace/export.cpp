@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <bit>
 #include <cstring>
 
 namespace coir::trace {
@@ -31,7 +30,7 @@ double nanoseconds_per_tick() {
 }
 
 std::string place_text(std::uint64_t word) {
-  const place at = unpacked(word);
+  const place at = place::unpacked(word);
   const char* slash = std::strrchr(at.file_name(), '/');
   return fmt::format("{}:{}", slash == nullptr ? at.file_name() : slash + 1, at.line());
 }
@@ -58,9 +57,6 @@ std::string arguments(const record& entry) {
 }  // namespace
 
 const char* name_of(point which) noexcept { return point_names[static_cast<unsigned>(which)]; }
-
-std::uint64_t packed(place at) noexcept { return std::bit_cast<std::uint64_t>(at); }
-place unpacked(std::uint64_t word) noexcept { return std::bit_cast<place>(word); }
 
 std::string text(const std::vector<record>& records) {
   if (records.empty()) return "";

@@ -1,9 +1,10 @@
 // coir/base/place.hpp: a line of source code, recorded where a call stands.
 //
-//   void wait(int what, coir::place at = coir::place::current());   // `at` is the caller's line
+//   void wait(int what, coir::place at = coir::here::current());   // `at` is the caller's line
 //
-// Shape    8 bytes: std::source_location where the compiler has it; on clang 14, which has only the
-//          builtins, the file's name and the line in one word, and function_name() is empty.
+// Shape    8 bytes, also between a library and a program of different compilers: the address of what
+//          std::source_location points to or, on clang 14, which has only the builtins, the file's name
+//          and the line in one word. function_name() is empty then.
 // Thread   any.
 // Errors   none.
 // Cost     a constant with std::source_location; two instructions on clang 14.
@@ -12,6 +13,7 @@
 
 #include <coir/base/config.hpp>
 
+#include <bit>
 #include <cstdint>
 
 #if defined(__cpp_lib_source_location)
@@ -20,34 +22,56 @@
 
 namespace coir {
 
-#if defined(__cpp_lib_source_location)
-using place = std::source_location;
-#else
 class place {
  public:
   constexpr place() noexcept = default;
 
-  // Addresses of string literals fit in 48 bits on the machines clang 14 compiles for here, and a line
-  // beyond 65535 is shown as 65535: one word in every await is worth that.
-  static place current(const char* file = __builtin_FILE(),
-                       unsigned line = __builtin_LINE()) noexcept {
-    place here;
-    here.packed_ = reinterpret_cast<std::uintptr_t>(file) |
-                   static_cast<std::uint64_t>(line < 0xffff ? line : 0xffff) << 48;
-    return here;
+  const char* file_name() const noexcept;
+  unsigned line() const noexcept;
+  const char* function_name() const noexcept;
+
+  // For records, and back.
+  std::uint64_t packed() const noexcept { return std::bit_cast<std::uint64_t>(where_); }
+  static place unpacked(std::uint64_t word) noexcept {
+    place at;
+    at.where_ = std::bit_cast<decltype(where_)>(word);
+    return at;
   }
-  const char* file_name() const noexcept {
-    if (packed_ == 0) return "";
-    return reinterpret_cast<const char*>(packed_ & 0xffff'ffff'ffff);
-  }
-  unsigned line() const noexcept { return static_cast<unsigned>(packed_ >> 48); }
-  const char* function_name() const noexcept { return ""; }
 
  private:
-  std::uint64_t packed_ = 0;
+  // Addresses fit in 48 bits on the machines coir knows. What the compiler keeps of a place is an address;
+  // a file's name with a line above it is no address.
+  static constexpr unsigned line_shift = 48;
+  static constexpr std::uint64_t line_max = 0xffff;
+
+#if defined(__cpp_lib_source_location)
+ public:
+  // NOLINTNEXTLINE: std::source_location::current() must be the default argument itself.
+  constexpr place(std::source_location where) noexcept : where_(where) {}
+
+ private:
+  static_assert(sizeof(std::source_location) == sizeof(std::uint64_t));
+  std::source_location where_;
+#else
+  friend class here;
+  std::uint64_t where_ = 0;
+#endif
+};
+
+// here::current() as a default argument is the place of the call.
+#if defined(__cpp_lib_source_location)
+using here = std::source_location;
+#else
+class here {
+ public:
+  static place current(const char* file = __builtin_FILE(),
+                       unsigned line = __builtin_LINE()) noexcept {
+    place at;
+    at.where_ = reinterpret_cast<std::uintptr_t>(file) |
+                (line < place::line_max ? line : place::line_max) << place::line_shift;
+    return at;
+  }
 };
 #endif
-
-static_assert(sizeof(place) == 8);
 
 }  // namespace coir

@@ -45,7 +45,7 @@ inline fiber_base& running_fiber_on_stack(place at) {
 
 template <class Op>
   requires op<std::remove_reference_t<Op>>
-decltype(auto) await(Op&& what, place at = place::current()) {
+decltype(auto) await(Op&& what, place at = here::current()) {
   fiber_base& self = priv::running_fiber_on_stack(at);
   self.check_cancelled();
   if constexpr (priv::only_yields<std::remove_reference_t<Op>>) {
@@ -62,7 +62,7 @@ decltype(auto) await(Op&& what, place at = place::current()) {
 }
 
 template <class T>
-T await(task<T> what, place at = place::current()) {
+T await(task<T> what, place at = here::current()) {
   fiber_base& self = priv::running_fiber_on_stack(at);
   auto* const promise = task_access::promise(what);
   if (promise == nullptr || task_access::began(*promise)) [[unlikely]]

@@ -23,6 +23,7 @@
 #include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/op.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <string>
@@ -45,11 +46,12 @@ class fiber_block : public fiber_base {
  protected:
   using fiber_base::fiber_base;
   ~fiber_block() {}
-  static constexpr void (*destroyer)(fiber_base&) noexcept =
-      std::is_trivially_destructible_v<stored> ? nullptr : [](fiber_base& self) noexcept {
-        auto& mine = static_cast<fiber_block&>(self);
-        if (mine.has_value()) mine.value_.~stored();
-      };
+  static void destroy_value(fiber_base& self) noexcept {
+    auto& mine = static_cast<fiber_block&>(self);
+    if (mine.has_value()) mine.value_.~stored();
+  }
+  static constexpr auto destroyer =
+      std::is_trivially_destructible_v<stored> ? nullptr : &destroy_value;
   template <class... From>
   void emplace(From&&... from) {
     new (&value_) stored(std::forward<From>(from)...);
@@ -67,7 +69,7 @@ class fiber_block<void> : public fiber_base {
  protected:
   using fiber_base::fiber_base;
   ~fiber_block() = default;
-  static constexpr void (*destroyer)(fiber_base&) noexcept = nullptr;
+  static constexpr std::nullptr_t destroyer = nullptr;
   void emplace() noexcept { set_returned(); }
 };
 

@@ -261,7 +261,7 @@ inline void fiber_home::begin(fiber_base& block) noexcept {
   if (trace_mask_ != 0) [[unlikely]] {
     COIR_TRACE(loop_->trace(), trace::point::spawn, block.id(),
                block.parent() == nullptr ? 0 : block.parent()->id(),
-               trace::packed(block.spawned_at()));
+               block.spawned_at().packed());
   }
   ready_.push(block);
 }

@@ -52,6 +52,9 @@ class request_op_base {
     return loop_->withdraw(what_);
   }
   void describe(std::string& text) const;
+  // See request::expect_wait and request::more_waits.
+  void expect_wait(bool expected) noexcept { what_.expect_wait = expected; }
+  bool more_waits() const noexcept { return what_.more_waits(); }
 
  protected:
   ~request_op_base() = default;

@@ -77,7 +77,7 @@ class runner {
 std::string describe(const fiber_home& fibers);
 
 template <class Body>
-auto run(Body&& body, const run_options& options = {}, place at = place::current()) {
+auto run(Body&& body, const run_options& options = {}, place at = here::current()) {
   runner program(options);
   auto main = program.fibers().spawn(std::forward<Body>(body), spawn_options().name("main"), at);
   program.run_until_dead(main);

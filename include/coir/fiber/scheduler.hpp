@@ -72,7 +72,7 @@ class scheduler {
 
   // A fiber without a parent.
   template <class Body>
-  auto spawn(Body&& body, const spawn_options& options = {}, place at = place::current()) {
+  auto spawn(Body&& body, const spawn_options& options = {}, place at = here::current()) {
     return home_->spawn(home_->root(), std::forward<Body>(body), options, at);
   }
   void on_failure(failure_handler handler) { home_->on_failure(std::move(handler)); }
@@ -85,7 +85,7 @@ class scheduler {
 
 // A child of the running fiber: it lives no longer than that one's innermost region.
 template <class Body>
-auto spawn(Body&& body, const spawn_options& options = {}, place at = place::current()) {
+auto spawn(Body&& body, const spawn_options& options = {}, place at = here::current()) {
   fiber_base& self = running_fiber();
   return self.home().spawn(self.body(), std::forward<Body>(body), options, at);
 }

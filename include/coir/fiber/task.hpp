@@ -134,23 +134,23 @@ class promise_base {
   // The place is a default argument, evaluated where co_await stands.
   template <op Op>
   priv::op_awaiter<std::remove_reference_t<Op>> await_transform(
-      Op&& what, place at = place::current()) noexcept {
+      Op&& what, place at = here::current()) noexcept {
     at_ = at;
     return priv::op_awaiter<std::remove_reference_t<Op>>(what);
   }
   template <class T>
-  priv::task_awaiter<T> await_transform(task<T>&& what, place at = place::current()) noexcept {
+  priv::task_awaiter<T> await_transform(task<T>&& what, place at = here::current()) noexcept {
     at_ = at;
     return priv::task_awaiter<T>(what);
   }
   template <class T>
-  priv::task_awaiter<T> await_transform(task<T>& what, place at = place::current()) noexcept {
+  priv::task_awaiter<T> await_transform(task<T>& what, place at = here::current()) noexcept {
     at_ = at;
     return priv::task_awaiter<T>(what);
   }
   template <class F>
   priv::stack_call_awaiter<F> await_transform(stack_call<F>&& what,
-                                              place at = place::current()) noexcept {
+                                              place at = here::current()) noexcept {
     at_ = at;
     return priv::stack_call_awaiter<F>(what);
   }

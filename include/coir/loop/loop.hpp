@@ -138,7 +138,8 @@ class loop {
   abort_answer withdraw(request& what) noexcept { return backend_->withdraw(what); }
   // A descriptor made outside of requests (socket(2)) is now the loop's to close.
   void adopt(int fd) { backend_->adopt(fd); }
-  // Gives a descriptor to the closing path; the loop does the rest.
+  // Gives a descriptor to the closing path; the loop does the rest. Its own thread; see loop/descriptor.hpp
+  // for one that may be let go of anywhere.
   void close_soon(int fd) noexcept { backend_->close_soon(fd); }
   // SO_LINGER was set: closing may block, and is done elsewhere where the backend can.
   void lingers(int fd) { backend_->lingers(fd); }
@@ -158,10 +159,13 @@ class loop {
    private:
     loop* loop_;
   };
+  // Somebody waits for a background request: while the count is above zero, that one counts.
+  void expect_more() noexcept { ++expected_; }
+  void expect_less() noexcept { --expected_; }
   // Is there a request, timer or hold that could make something happen?
   bool can_wake() const noexcept {
-    return backend_->awaited() != 0 || !timers_.empty() || holds_ != 0 || !inbox_.empty() ||
-           posts_ != nullptr;
+    return backend_->awaited() != 0 || !timers_.empty() || expected_ != 0 || holds_ != 0 ||
+           !inbox_.empty() || posts_ != nullptr;
   }
 
   void install(ready_hook* fibers) noexcept { fibers_ = fibers; }
@@ -177,6 +181,10 @@ class loop {
   std::string describe() const { return backend_->describe(); }
   backend_kind kind() const noexcept { return kind_; }
 
+  // The calling thread is the one that runs this loop, or nobody has run it yet.
+  bool is_own_thread() const noexcept {
+    return owner_ == std::thread::id() || owner_ == std::this_thread::get_id();
+  }
   // False in a child process that inherited the loop.
   bool usable() const noexcept { return !forked_; }
   // Throws std::logic_error in a child process that inherited the loop.
@@ -216,6 +224,7 @@ class loop {
   instant turn_time_;
   duration time_shift_ = duration::zero();
   std::size_t holds_ = 0;
+  std::size_t expected_ = 0;
   loop_stats stats_;
 
   // For a foreign loop: an epoll set with the backend's descriptor, the inbox and a timerfd in it.

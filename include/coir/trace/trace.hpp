@@ -72,10 +72,6 @@ class control {
 [[gnu::cold, gnu::noinline]] void emit(const control& control, point what, std::uint64_t fiber,
                                        std::uint64_t a = 0, std::uint64_t b = 0) noexcept;
 
-// A place in the one word that a record has for it, and back.
-std::uint64_t packed(place at) noexcept;
-place unpacked(std::uint64_t word) noexcept;
-
 // What the calling thread's ring holds, oldest first.
 std::vector<record> recorded();
 // How many records of the calling thread were overwritten or had no ring to go to.

@@ -1,0 +1,26 @@
+// coir/coir.hpp: everything a program normally needs, in the order in which one part stands on another.
+#pragma once
+
+#include <coir/base/error.hpp>
+#include <coir/base/expected.hpp>
+#include <coir/base/time.hpp>
+
+#include <coir/trace/trace.hpp>
+
+#include <coir/loop/chunk.hpp>
+#include <coir/loop/loop.hpp>
+#include <coir/loop/request.hpp>
+
+#include <coir/fiber/await.hpp>
+#include <coir/fiber/fiber.hpp>
+#include <coir/fiber/local.hpp>
+#include <coir/fiber/op.hpp>
+#include <coir/fiber/run.hpp>
+#include <coir/fiber/scheduler.hpp>
+#include <coir/fiber/sleep.hpp>
+#include <coir/fiber/task.hpp>
+
+#include <coir/io/stream.hpp>
+
+#include <coir/net/address.hpp>
+#include <coir/net/tcp.hpp>

@@ -1,0 +1,306 @@
+// coir/net/tcp.hpp: TCP: listen, accept, connect, read, write.
+//
+//   coir::net::tcp_listener listener(coir::net::address("127.0.0.1", 7000));
+//   coir::net::tcp_stream peer = co_await listener.accept();
+//   while (std::size_t n = co_await peer.read_some(buffer))          // 0 at the end of the stream
+//     co_await coir::io::write_all(peer, std::span(buffer).first(n));
+//   coir::net::tcp_stream out = co_await coir::net::tcp_stream::connect(where);
+//                                                              [tests/net/tcp_test.cpp]
+//
+// Shape    objects that own a descriptor; they move, and belong to the loop they were made on. A stream is
+//          a byte stream (io/stream.hpp).
+// Order    accept: first come, first served. One reader and one writer per stream at a time.
+// Thread   the loop's. They may be destroyed anywhere.
+// Cancel   accept, chunks().next(): now; what arrives meanwhile is kept for the next one. read_some,
+//          write_some, connect: later on io_uring, where they may still succeed; now on epoll.
+// Errors   std::system_error with the operation and the address or descriptor. A reset is
+//          std::errc::connection_reset, a write to a closed peer std::errc::broken_pipe; SIGPIPE is never
+//          raised. Destroying or closing a stream under a waiting fiber: std::errc::bad_file_descriptor.
+//          Too few descriptors (EMFILE) does not end an accept: the listener pauses, and stats() says so.
+// Cost     io_uring: no system call of its own but the loop's one per turn. epoll: one each, and one more
+//          in a connection's life to register it.
+// See      coir/net/address.hpp; README.md, "Follow one read"
+#pragma once
+
+#include <coir/base/expected.hpp>
+#include <coir/fiber/op.hpp>
+#include <coir/fiber/request_op.hpp>
+#include <coir/loop/chunk.hpp>
+#include <coir/loop/descriptor.hpp>
+#include <coir/loop/loop.hpp>
+#include <coir/net/address.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+namespace coir::net {
+
+namespace priv {
+class acceptor;
+class receiver;
+
+struct acceptor_deleter {
+  void operator()(acceptor* which) const noexcept;
+};
+struct receiver_deleter {
+  void operator()(receiver* which) const noexcept;
+};
+
+// An op that waits for what a receiver has. It is served when it arrives, not when the fiber runs: by then
+// the stream may be gone.
+class receive_wait {
+ public:
+  // Takes what it wants from the receiver, which has something.
+  using serve = void (*)(receive_wait& self, receiver& from) noexcept;
+  explicit receive_wait(serve take) noexcept : serve_(take) {}
+
+ protected:
+  ~receive_wait() = default;
+  int error_ = 0;  // an errno
+
+ private:
+  friend class receiver;
+  serve serve_;
+  waiter* told_ = nullptr;
+};
+}  // namespace priv
+
+class tcp_stream;
+
+// What is set on a stream's socket: when it is made by accept or connect, or later.
+class tcp_options {
+ public:
+  tcp_options() noexcept {}
+  // Small writes are sent at once. On by default: what is written together is better written together.
+  tcp_options& no_delay(bool wanted) noexcept { return no_delay_ = wanted, *this; }
+  // The kernel asks a silent peer whether it is there: after `idle`, then every `interval`, and gives the
+  // connection up after `probes` without an answer.
+  tcp_options& keep_alive(std::chrono::seconds idle, std::chrono::seconds interval,
+                          int probes) noexcept {
+    keep_alive_ = true;
+    keep_idle_ = idle;
+    keep_interval_ = interval;
+    keep_probes_ = probes;
+    return *this;
+  }
+  // How long closing may go on sending what was written; 0: closing resets the connection. Without it the
+  // kernel sends in the background. The loop is not held up on io_uring; on epoll it is, until a thread
+  // pool is installed.
+  tcp_options& linger(std::chrono::seconds limit) noexcept { return linger_ = limit, *this; }
+
+  // Throws std::system_error.
+  void apply(const descriptor& to) const;
+  // Closing may wait (linger).
+  bool lingers() const noexcept { return linger_ && linger_->count() > 0; }
+
+ private:
+  bool no_delay_ = true;
+  bool keep_alive_ = false;
+  int keep_probes_ = 0;
+  std::chrono::seconds keep_idle_{0};
+  std::chrono::seconds keep_interval_{0};
+  std::optional<std::chrono::seconds> linger_;
+};
+
+class tcp_listener_options {
+ public:
+  tcp_listener_options() noexcept {}
+  // Connections that the kernel keeps ready for accept; it may cap this (net.core.somaxconn).
+  tcp_listener_options& backlog(int connections) noexcept {
+    return backlog_ = connections, *this;
+  }
+  // A port whose last listener has just ended can be used again at once. On by default.
+  tcp_listener_options& reuse_address(bool wanted) noexcept {
+    return reuse_address_ = wanted, *this;
+  }
+  // Several listeners on one port; the kernel deals the connections out among them.
+  tcp_listener_options& reuse_port(bool wanted) noexcept { return reuse_port_ = wanted, *this; }
+  // An IPv6 listener takes no IPv4 connections.
+  tcp_listener_options& only_v6(bool wanted) noexcept { return only_v6_ = wanted, *this; }
+  // For accepted streams.
+  tcp_listener_options& streams(const tcp_options& options) noexcept {
+    return streams_ = options, *this;
+  }
+
+ private:
+  friend class tcp_listener;
+  int backlog_ = 4096;
+  bool reuse_address_ = true;
+  bool reuse_port_ = false;
+  bool only_v6_ = false;
+  tcp_options streams_;
+};
+
+// --- streams ---
+
+// Some bytes from a stream: what arrived for chunks() first.
+class [[nodiscard]] tcp_read_op : public priv::receive_wait {
+ public:
+  static constexpr const char* name = "read";
+  tcp_read_op(loop& on, int fd, priv::receiver* receiver, std::span<std::byte> into,
+              bool* drained) noexcept;
+
+  bool start(waiter& told);
+  abort_answer abort() noexcept;
+  std::size_t take();
+  result<std::size_t> take_result();
+  void describe(std::string& text) const;
+
+ private:
+  static void copy_bytes(receive_wait& self, priv::receiver& from) noexcept;
+
+  request_op<byte_count> direct_;
+  priv::receiver* receiver_;  // null: chunks() was never called
+  std::span<std::byte> into_;
+  bool* drained_;  // the stream's: its last read left nothing behind
+  std::size_t count_ = 0;
+};
+
+class [[nodiscard]] chunk_op : public priv::receive_wait {
+ public:
+  static constexpr const char* name = "chunk";
+  explicit chunk_op(priv::receiver& from) noexcept;
+
+  bool start(waiter& told);
+  abort_answer abort() noexcept;
+  std::optional<chunk> take();
+  result<std::optional<chunk>> take_result();
+
+ private:
+  static void accept_chunk(receive_wait& self, priv::receiver& from) noexcept;
+
+  priv::receiver* from_;
+  std::optional<chunk> arrived_;
+};
+
+// The receive loop of a stream: bytes in memory that the loop owns, as they arrive. At most 16 chunks wait
+// for a slow reader; then the kernel's window closes.
+class chunk_reader {
+ public:
+  explicit chunk_reader(priv::receiver& from) noexcept : from_(&from) {}
+  // Empty at the end of the stream. A chunk goes back to its pool when it dies.
+  chunk_op next() noexcept { return chunk_op(*from_); }
+
+ private:
+  priv::receiver* from_;
+};
+
+class [[nodiscard]] connect_op {
+ public:
+  static constexpr const char* name = "connect";
+  connect_op(loop& on, const address& where, const tcp_options& options);
+
+  bool start(waiter& told);
+  abort_answer abort() noexcept;
+  tcp_stream take();
+  result<tcp_stream> take_result();
+  void describe(std::string& text) const;
+
+ private:
+  address where_;
+  descriptor socket_;
+  request what_;
+  bool aborted_ = false;
+};
+
+enum class direction : std::uint8_t { receive, send, both };
+
+class tcp_stream {
+ public:
+  // Takes a connected socket; makes it non-blocking.
+  tcp_stream(loop& on, int fd);
+  tcp_stream(tcp_stream&& other) noexcept;
+  tcp_stream& operator=(tcp_stream&& other) noexcept;
+  ~tcp_stream();
+
+  // On the running fiber's loop. The socket is made at once, so that a lack of descriptors is heard here.
+  static connect_op connect(const address& where, const tcp_options& options = {});
+
+  // At least one byte, or 0 at the end of the stream; 0 also for an empty `into`.
+  tcp_read_op read_some(std::span<std::byte> into) noexcept {
+    return {*loop_, socket_.get(), receiver_.get(), into, &drained_};
+  }
+  // At least one byte of `from`; 0 only when it is empty.
+  request_op<byte_count> write_some(std::span<const std::byte> from) noexcept {
+    return {*loop_, request::send(socket_.get(), from)};
+  }
+  // From here on all that arrives comes in chunks; read_some takes from them.
+  chunk_reader chunks();
+
+  // Tells the peer that nothing more will be sent (send), or drops what comes (receive).
+  void shutdown(direction which);
+  // Waits for the close itself: what is in flight is withdrawn first. The stream is empty afterwards.
+  request_op<nothing> close();
+
+  address local_address() const;
+  address peer_address() const;
+  void set(const tcp_options& options) { options.apply(socket_); }
+  int fd() const noexcept { return socket_.get(); }
+  explicit operator bool() const noexcept { return static_cast<bool>(socket_); }
+
+ private:
+  friend class accept_op;
+  friend class connect_op;
+  tcp_stream(loop& on, descriptor socket) noexcept;
+
+  loop* loop_;
+  std::unique_ptr<priv::receiver, priv::receiver_deleter> receiver_;
+  descriptor socket_;
+  bool drained_ = false;
+};
+
+// --- listeners ---
+
+// A connection that nobody takes is closed with its op.
+class [[nodiscard]] accept_op {
+ public:
+  static constexpr const char* name = "accept";
+  explicit accept_op(priv::acceptor& from) noexcept : from_(&from) {}
+
+  bool start(waiter& told);
+  abort_answer abort() noexcept;
+  tcp_stream take();
+  result<tcp_stream> take_result();
+  void describe(std::string& text) const;
+
+ private:
+  friend class priv::acceptor;
+  priv::acceptor* from_;
+  waiter* told_ = nullptr;
+  accept_op* next_ = nullptr;
+  descriptor accepted_;
+  int error_ = 0;
+};
+
+struct tcp_listener_stats {
+  std::uint64_t accepted = 0;
+  std::uint64_t aborted = 0;  // by the peer, before they were accepted
+  std::uint64_t starved = 0;  // pauses because there were no descriptors or no memory
+};
+
+class tcp_listener {
+ public:
+  // On the running fiber's loop.
+  explicit tcp_listener(const address& where, const tcp_listener_options& options = {});
+  tcp_listener(loop& on, const address& where, const tcp_listener_options& options = {});
+  tcp_listener(tcp_listener&& other) noexcept;
+  tcp_listener& operator=(tcp_listener&& other) noexcept;
+  ~tcp_listener();
+
+  accept_op accept() noexcept { return accept_op(*acceptor_); }
+  // Where it listens; with the port that the kernel chose when 0 was asked for.
+  address local_address() const;
+  tcp_listener_stats stats() const noexcept;
+  int fd() const noexcept;
+
+ private:
+  std::unique_ptr<priv::acceptor, priv::acceptor_deleter> acceptor_;
+};
+
+}  // namespace coir::net

@@ -1,0 +1,63 @@
+// A listening socket and what it has accepted. Private to lib/net.
+#pragma once
+
+#include <coir/loop/descriptor.hpp>
+#include <coir/loop/loop.hpp>
+#include <coir/loop/timer.hpp>
+#include <coir/net/tcp.hpp>
+
+#include <deque>
+
+namespace coir::net::priv {
+
+// Lives until the kernel has let go of its request: destroying the listener only says that nobody will
+// come any more.
+class acceptor : public waiter {
+ public:
+  acceptor(loop& on, descriptor socket, bool lingering);
+
+  // The listener is gone.
+  void abandon() noexcept;
+
+  // True: `who` will be told. False: it has its connection, or its error.
+  bool wait(accept_op& who, waiter& told);
+  bool stop_waiting(accept_op& who) noexcept;
+
+  loop& on() const noexcept { return loop_; }
+  int fd() const noexcept { return socket_.get(); }
+  tcp_listener_stats stats() const noexcept { return stats_; }
+
+ private:
+  ~acceptor() = default;
+
+  void arm();
+  void handle(int result) noexcept;
+  void give(int fd) noexcept;
+  descriptor own(int fd);
+  void fail_all(int error) noexcept;
+  void pause() noexcept;
+  accept_op* pop() noexcept;
+  static void on_result(waiter& self) noexcept;
+  static void resume(timer& which);
+  static constexpr waiter_kind kind{on_result};
+
+  // The pause of a starved listener ends here.
+  struct pause_timer : timer {
+    explicit pause_timer(acceptor* owner) noexcept : timer(resume), whose(owner) {}
+    acceptor* whose;
+  };
+
+  loop& loop_;
+  descriptor socket_;
+  request request_;
+  std::deque<int> ready_;  // accepted, and nobody's yet
+  accept_op* first_ = nullptr;  // who waits, the oldest
+  accept_op* last_ = nullptr;
+  pause_timer paused_{this};
+  tcp_listener_stats stats_;
+  bool multishot_;
+  bool lingering_;  // so are the streams that are accepted
+  bool abandoned_ = false;
+};
+
+}  // namespace coir::net::priv

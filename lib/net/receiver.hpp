@@ -1,0 +1,58 @@
+// What a stream's multishot receive has brought. Private to lib/net.
+#pragma once
+
+#include <coir/loop/chunk.hpp>
+#include <coir/loop/loop.hpp>
+#include <coir/net/tcp.hpp>
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace coir::net::priv {
+
+// Lives until the kernel has let go of its request: destroying the stream only says that nobody will read
+// any more.
+class receiver : public waiter {
+ public:
+  receiver(loop& on, int fd);
+
+  // The stream is gone; its descriptor is being closed next.
+  void abandon() noexcept;
+
+  // True: `told` will be told when there is something to take. Throws std::logic_error when somebody else
+  // waits.
+  bool wait(receive_wait& who, waiter& told);
+  void stop_waiting() noexcept;
+
+  // For whoever is served: the first chunk, or bytes of it; nothing at the end of the stream.
+  std::optional<chunk> take() noexcept;
+  std::size_t take_into(std::span<std::byte> into) noexcept;
+
+ private:
+  ~receiver() = default;
+
+  void arm();
+  void handle(int result) noexcept;
+  void keep(chunk arrived);
+  bool has_something() const noexcept { return head_ != queue_.size() || ended_ || error_ != 0; }
+  void serve(receive_wait& who) noexcept;
+  static void on_result(waiter& self) noexcept;
+  static constexpr waiter_kind kind{on_result};
+
+  loop& loop_;
+  request request_;
+  std::vector<chunk> queue_;  // from head_ on
+  std::size_t head_ = 0;
+  chunk own_;  // the memory of a plain receive, while the pool has none
+  receive_wait* waiting_ = nullptr;
+  int fd_;
+  int error_ = 0;
+  bool ended_ = false;
+  bool abandoned_ = false;
+  bool withdrawn_ = false;  // told to stop, because too much is in the queue
+  bool starved_ = false;    // the pool was empty: plain receives until a quarter of it is back
+};
+
+}  // namespace coir::net::priv

@@ -1,0 +1,18 @@
+// System calls on sockets that do not wait, with their errors. Private to lib/net.
+#pragma once
+
+#include <coir/loop/loop.hpp>
+#include <coir/net/address.hpp>
+
+namespace coir::net::priv {
+
+// The loop of the running fiber.
+loop& loop_here(const char* what);
+
+// Non-blocking and close-on-exec.
+int open_stream_socket(const address& for_address);
+void set_option(int fd, int level, int option, int value, const char* name);
+address local_address(int fd);
+address peer_address(int fd);
+
+}  // namespace coir::net::priv
