@@ -132,7 +132,8 @@ class promise_base {
   final_awaiter final_suspend() noexcept { return {}; }
 
   // The place is a default argument, evaluated where co_await stands.
-  template <op Op>
+  template <class Op>
+    requires op<std::remove_reference_t<Op>>
   priv::op_awaiter<std::remove_reference_t<Op>> await_transform(
       Op&& what, place at = here::current()) noexcept {
     at_ = at;
@@ -155,7 +156,7 @@ class promise_base {
     return priv::stack_call_awaiter<F>(what);
   }
   template <class Other>
-    requires(!op<Other>)
+    requires(!op<std::remove_reference_t<Other>>)
   std::suspend_never await_transform(Other&&) {
     static_assert(priv::never<Other>,
                   "co_await in a coir::task takes an op (coir/fiber/op.hpp), a coir::task or "

@@ -1,0 +1,41 @@
+// Both bodies and both spellings of waiting, for tests that must hold for each.
+//
+//   on_both_surfaces([](auto wait) { ... wait(op) ... });
+//
+// runs the function once inside a fiber on a stack, where wait(op) is coir::await(op), and once where
+// wait(op) goes through a coroutine's co_await.
+#pragma once
+
+#include <coir/coir.hpp>
+
+#include <utility>
+
+namespace support {
+
+struct on_stack {
+  template <class Op>
+  decltype(auto) operator()(Op&& what) const {
+    return coir::await(std::forward<Op>(what));
+  }
+};
+
+// `co_await what`, and the result out of the coroutine. The function stands on a stack, so that one test
+// text serves both; the op itself is awaited by a coroutine and by nothing else.
+struct in_coroutine {
+  template <class Op>
+  static auto wait(Op what) -> coir::task<std::remove_cvref_t<coir::result_of<Op>>> {
+    co_return co_await what;
+  }
+  template <class Op>
+  auto operator()(Op&& what) const {
+    return coir::await(wait(std::forward<Op>(what)));
+  }
+};
+
+template <class Body>
+void on_both_surfaces(Body&& body, const coir::run_options& options = {}) {
+  coir::run([&] { body(on_stack()); }, options);
+  coir::run([&] { body(in_coroutine()); }, options);
+}
+
+}  // namespace support

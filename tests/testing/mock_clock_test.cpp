@@ -1,0 +1,58 @@
+#include <coir/testing/mock_clock.hpp>
+
+#include "support/both.hpp"
+#include "support/catch.hpp"
+
+#include <coir/coir.hpp>
+
+using namespace std::chrono_literals;
+using coir::testing::mock_clock;
+
+TEST_CASE("an hour of sleep takes no time on a clock that jumps") {
+  mock_clock clock;
+  const auto options = coir::run_options().loop(coir::loop_options().time(&clock));
+  const coir::instant began = coir::steady_now();
+  support::on_both_surfaces(
+      [&](auto wait) {
+        const coir::instant before = clock.now();
+        wait(coir::sleep_for(1h));
+        CHECK(clock.now() - before == 1h);
+      },
+      options);
+  CHECK(coir::steady_now() - began < 10s);
+}
+
+TEST_CASE("time jumps from deadline to deadline, and fibers wake in that order") {
+  mock_clock clock;
+  std::vector<int> order;
+  coir::run(
+      [&] {
+        const auto sleeper = [&](int seconds) {
+          return [&order, seconds] {
+            coir::await(coir::sleep_for(std::chrono::seconds(seconds)));
+            order.push_back(seconds);
+          };
+        };
+        coir::spawn(sleeper(3));
+        coir::spawn(sleeper(1));
+        coir::spawn(sleeper(2));
+        coir::await(coir::sleep_for(4s));
+      },
+      coir::run_options().loop(coir::loop_options().time(&clock)));
+  CHECK(order == std::vector<int>{1, 2, 3});
+  CHECK(clock.jumps() == 4);
+}
+
+TEST_CASE("a clock moved by hand fires what has become due, and nothing else") {
+  mock_clock clock(mock_clock::mode::by_hand);
+  coir::loop loop(coir::loop_options().time(&clock));
+  coir::scheduler fibers(loop);
+  auto sleeper = fibers.spawn([] { coir::await(coir::sleep_for(10s)); });
+  loop.run_once();
+  clock.advance(10s - 1ns);
+  loop.run_once();
+  CHECK(sleeper.state() == coir::fiber_state::waiting);
+  clock.advance(1ns);
+  loop.run_once();
+  CHECK(sleeper.state() == coir::fiber_state::dead);
+}

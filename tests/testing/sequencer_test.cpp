@@ -1,0 +1,37 @@
+#include <coir/testing/sequencer.hpp>
+
+#include "support/both.hpp"
+#include "support/catch.hpp"
+
+#include <coir/coir.hpp>
+
+#include <vector>
+
+using coir::testing::sequencer;
+
+TEST_CASE("turns come in their order, whatever the order of the fibers") {
+  std::vector<unsigned> order;
+  coir::run([&] {
+    sequencer turns;
+    const auto taker = [&](unsigned position) {
+      return [&, position] {
+        const auto turn = coir::await(turns.turn(position));
+        coir::await(coir::yield());
+        order.push_back(position);
+      };
+    };
+    auto last = coir::spawn(taker(2));
+    coir::spawn(taker(1));
+    coir::spawn(taker(0));
+    coir::await(last.join());
+  });
+  CHECK(order == std::vector<unsigned>{0, 1, 2});
+}
+
+TEST_CASE("a turn is taken once") {
+  support::on_both_surfaces([](auto wait) {
+    sequencer turns;
+    { const auto turn = wait(turns.turn(0)); }
+    CHECK_THROWS_AS(wait(turns.turn(0)), std::logic_error);
+  });
+}
