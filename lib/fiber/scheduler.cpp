@@ -90,6 +90,7 @@ void* fiber_home::give_stack(fiber_base& block, std::size_t bytes, std::size_t a
 void fiber_home::discard(fiber_base& block) noexcept {
   block.body_kind().end(block);
   block.outcome_ = fiber_outcome::none;
+  ++ended_;
   block.release();
 }
 
@@ -185,7 +186,7 @@ void fiber_home::body_over(fiber_base& which) noexcept {
   if (which.body_kind().collect != nullptr && which.outcome_ == fiber_outcome::none) {
     which.body_kind().collect(which);
   }
-  if (which.region::empty()) {
+  if (which.region::empty()) [[likely]] {
     end(which);
     return;
   }
@@ -202,7 +203,7 @@ void fiber_home::end(fiber_base& which) noexcept {
     which.outcome_ = fiber_outcome::failed;
   }
   which.phase_ = fiber_base::phase::dead;
-  ++stats_.ended;
+  ++ended_;
   if (trace_mask_ != 0) [[unlikely]] {
     COIR_TRACE(loop_->trace(), trace::point::end, which.id(),
                static_cast<std::uint64_t>(which.outcome_) - 1);
@@ -235,7 +236,7 @@ void fiber_home::end(fiber_base& which) noexcept {
 }
 
 void fiber_home::tell_failure(const fiber_base& which, std::exception_ptr why) noexcept {
-  ++stats_.failures;
+  ++failures_;
   if (on_failure_) {
     on_failure_(which, std::move(why));
     return;
@@ -268,14 +269,13 @@ void fiber_home::close() noexcept {
   while (!root_.empty()) loop_->run_once(duration(-1));
   loop_->install(static_cast<ready_hook*>(nullptr));
   stacks_.reset();
+  closed_ = true;
+  if (is_unused()) delete this;
 }
 
 scheduler::scheduler(loop& of) : home_(new fiber_home(of)) {}
 
-scheduler::~scheduler() {
-  home_->close();
-  home_->release();
-}
+scheduler::~scheduler() { home_->close(); }
 
 // --- stacks ---
 

@@ -68,6 +68,7 @@ T await(task<T> what, place at = here::current()) {
   if (promise == nullptr || task_access::began(*promise)) [[unlikely]]
     priv::throw_task_misuse(promise == nullptr);
   self.home().drive(self, *promise);
+  self.home().rethrow();
   return promise->take();
 }
 

@@ -55,17 +55,13 @@ class fiber_home final : public ready_hook {
 
   loop& on() const noexcept { return *loop_; }
   region& root() noexcept { return root_; }
-  scheduler_stats stats() const noexcept { return stats_; }
-  std::uint64_t alive() const noexcept { return stats_.spawned - stats_.ended; }
+  scheduler_stats stats() const noexcept { return {next_id_ - 1, ended_, failures_}; }
+  std::uint64_t alive() const noexcept { return next_id_ - 1 - ended_; }
   void on_failure(failure_handler handler) { on_failure_ = std::move(handler); }
 
-  // Cancels everything that lives and runs until it has ended: the scheduler's end.
+  // Cancels everything that lives and runs until it has ended: the scheduler's end. The home itself ends
+  // with the last handle.
   void close() noexcept;
-  void hold() noexcept { ++references_; }
-  void release() noexcept {
-    if (--references_ == 0) [[unlikely]]
-      delete this;
-  }
 
   // A fiber in `where`, at the end of the run queue (scheduler.hpp).
   template <class Body>
@@ -84,6 +80,13 @@ class fiber_home final : public ready_hook {
   std::uint32_t turn_ms() const noexcept { return turn_ms_; }
   // An op finished at once: has the running fiber had its share?
   bool share_is_used() noexcept { return --share_left_ == 0; }
+  // What the coroutine that has just ended threw, on its way to the one that awaits it. Nothing else runs
+  // in between, so one place serves all.
+  std::exception_ptr& thrown() noexcept { return thrown_; }
+  void rethrow() {
+    if (thrown_ != nullptr) [[unlikely]]
+      std::rethrow_exception(std::exchange(thrown_, nullptr));
+  }
   // The next coroutine of the running fiber is to be resumed at once.
   void transfer() noexcept { transfer_ = true; }
   void switch_out(fiber_base& self) noexcept;
@@ -104,7 +107,6 @@ class fiber_home final : public ready_hook {
   // heap, so that use after free is found.
   void* allocate(std::size_t bytes) {
     const std::size_t block_class = (bytes - 1) / block_step;
-    hold();
     if (!COIR_ADDRESS_SANITIZER && block_class < block_classes) [[likely]] {
       if (free_block* const first = free_[block_class]; first != nullptr) [[likely]] {
         free_[block_class] = first->next;
@@ -120,8 +122,11 @@ class fiber_home final : public ready_hook {
     } else {
       ::operator delete(block);
     }
-    release();
+    ++recycled_;
+    if (closed_ && is_unused()) [[unlikely]]
+      delete this;
   }
+  bool is_unused() const noexcept { return recycled_ == next_id_ - 1; }
 
  private:
   friend class fiber_base;
@@ -157,9 +162,12 @@ class fiber_home final : public ready_hook {
   void* main_context_ = nullptr;  // where the thread's own stack is, while a fiber's runs
 
   loop* loop_;
-  std::uint64_t next_id_ = 1;
-  std::uint64_t references_ = 1;  // the scheduler, and every control block
-  scheduler_stats stats_;
+  std::exception_ptr thrown_;
+  std::uint64_t next_id_ = 1;     // so many blocks were made, less one
+  std::uint64_t recycled_ = 0;    // ... and so many of them are free again
+  std::uint64_t ended_ = 0;
+  std::uint64_t failures_ = 0;
+  bool closed_ = false;
   region root_;
 
   // Free control blocks by size, in steps of 16 bytes, cut from slabs.
@@ -254,7 +262,6 @@ inline fiber_base* region::fiber() noexcept {
 inline void fiber_home::begin(fiber_base& block) noexcept {
   region& where = *block.region::parent();
   where.add(block);
-  ++stats_.spawned;
   // Born into a cancelled region: it will not run.
   if (where.cancelled()) [[unlikely]]
     block.cancel();

@@ -130,22 +130,28 @@ class task_fiber : public fiber_block<T> {
 
   static void collect(fiber_base& self) noexcept {
     auto& mine = static_cast<task_fiber&>(self);
-    auto& root = task_access::root<T>(self);
-    if (std::exception_ptr why = root.exception(); why != nullptr) {
-      mine.body_failed(std::move(why));
+    std::exception_ptr& thrown = self.home().thrown();
+    if (thrown != nullptr) [[unlikely]] {
+      mine.body_failed(std::exchange(thrown, nullptr));
       return;
     }
+    if constexpr (std::is_void_v<T>) {
+      mine.emplace();
+    } else {
+      mine.take_over(task_access::root<T>(self));
+    }
+  }
+  template <class Promise>
+  void take_over(Promise& root) noexcept {
     // Moving the result may throw; then that is how the fiber ended.
     try {
-      if constexpr (std::is_void_v<T>) {
-        mine.emplace();
-      } else if constexpr (std::is_reference_v<T>) {
-        mine.emplace(&root.take());
+      if constexpr (std::is_reference_v<T>) {
+        this->emplace(&root.take());
       } else {
-        mine.emplace(root.take());
+        this->emplace(root.take());
       }
     } catch (...) {
-      mine.body_failed(std::current_exception());
+      this->body_failed(std::current_exception());
     }
   }
 
@@ -246,6 +252,8 @@ Block& fiber_home::make(const spawn_options& options, Arguments&&... arguments) 
     }
   } catch (...) {
     if (block == nullptr) {
+      // Its base was made, and has counted.
+      ++ended_;
       recycle(memory, sizeof(Block));
     } else {
       discard(*block);

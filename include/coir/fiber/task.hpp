@@ -128,30 +128,34 @@ class promise_base {
     }
     void await_resume() noexcept {}
   };
+  void unhandled_exception() noexcept {
+    current_fiber->home().thrown() = std::current_exception();
+  }
   initial_awaiter initial_suspend() noexcept { return {}; }
   final_awaiter final_suspend() noexcept { return {}; }
 
-  // The place is a default argument, evaluated where co_await stands.
+  // The place is a default argument, evaluated where co_await stands. Not of type place: the conversion
+  // would be a second temporary in the frame.
   template <class Op>
     requires op<std::remove_reference_t<Op>>
   priv::op_awaiter<std::remove_reference_t<Op>> await_transform(
-      Op&& what, place at = here::current()) noexcept {
+      Op&& what, here at = here::current()) noexcept {
     at_ = at;
     return priv::op_awaiter<std::remove_reference_t<Op>>(what);
   }
   template <class T>
-  priv::task_awaiter<T> await_transform(task<T>&& what, place at = here::current()) noexcept {
+  priv::task_awaiter<T> await_transform(task<T>&& what, here at = here::current()) noexcept {
     at_ = at;
     return priv::task_awaiter<T>(what);
   }
   template <class T>
-  priv::task_awaiter<T> await_transform(task<T>& what, place at = here::current()) noexcept {
+  priv::task_awaiter<T> await_transform(task<T>& what, here at = here::current()) noexcept {
     at_ = at;
     return priv::task_awaiter<T>(what);
   }
   template <class F>
   priv::stack_call_awaiter<F> await_transform(stack_call<F>&& what,
-                                              place at = here::current()) noexcept {
+                                              here at = here::current()) noexcept {
     at_ = at;
     return priv::stack_call_awaiter<F>(what);
   }
@@ -193,7 +197,8 @@ inline void task_access::destroy_root(fiber_base& block) noexcept {
 
 namespace priv {
 
-// Value or exception of a coroutine.
+// The value of a coroutine. An exception is not kept here: it is in the home's hand (fiber_home::thrown)
+// for the short way from the end of the coroutine to whoever awaits it.
 template <class T>
 class promise : public promise_base {
  public:
@@ -204,8 +209,7 @@ class promise : public promise_base {
 
   promise() noexcept {}
   ~promise() {
-    if (has_ == holds::value) value_.~stored();
-    if (has_ == holds::exception) exception_.~exception_ptr();
+    if (has_value_) value_.~stored();
   }
 
   template <class From>
@@ -216,18 +220,10 @@ class promise : public promise_base {
     } else {
       new (&value_) stored(std::forward<From>(from));
     }
-    has_ = holds::value;
-  }
-  void unhandled_exception() noexcept {
-    new (&exception_) std::exception_ptr(std::current_exception());
-    has_ = holds::exception;
+    has_value_ = true;
   }
 
-  std::exception_ptr exception() const noexcept {
-    return has_ == holds::exception ? exception_ : nullptr;
-  }
   T take() {
-    if (has_ == holds::exception) std::rethrow_exception(exception_);
     if constexpr (std::is_reference_v<T>) {
       return static_cast<T>(*value_);
     } else {
@@ -236,26 +232,17 @@ class promise : public promise_base {
   }
 
  private:
-  enum class holds : unsigned char { nothing, value, exception };
   union {
     stored value_;
-    std::exception_ptr exception_;
   };
-  holds has_ = holds::nothing;
+  bool has_value_ = false;
 };
 
 template <>
 class promise<void> : public promise_base {
  public:
   void return_void() noexcept {}
-  void unhandled_exception() noexcept { exception_ = std::current_exception(); }
-  std::exception_ptr exception() const noexcept { return exception_; }
-  void take() const {
-    if (exception_ != nullptr) std::rethrow_exception(exception_);
-  }
-
- private:
-  std::exception_ptr exception_;
+  void take() const noexcept {}
 };
 
 }  // namespace priv
@@ -311,7 +298,9 @@ class [[nodiscard]] task_awaiter {
     task_access::call(self, *child_, caller.promise());
   }
   T await_resume() {
-    current_fiber->mark_resumed();
+    fiber_base& self = *current_fiber;
+    self.mark_resumed();
+    self.home().rethrow();
     return child_->take();
   }
 
