@@ -1,29 +1,40 @@
 #include <coir/loop/descriptor.hpp>
 
-#include "registry.hpp"
-
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cstdint>
 #include <stdexcept>
 
 namespace coir {
 
-descriptor::descriptor(loop& on, int fd) : loop_(&on), fd_(fd), number_(on.number()) {
+descriptor::descriptor(loop& on, int fd) : link_(on), fd_(fd) {
   if (fd < 0) {
     fd_ = -1;
     throw std::invalid_argument(fmt::format("{} is not a descriptor", fd));
   }
-  on.adopt(fd);
+  try {
+    on.adopt(fd);
+  } catch (...) {
+    ::close(fd);
+    throw;
+  }
 }
 
 void descriptor::reset() noexcept {
   if (fd_ < 0) return;
-  const int fd = std::exchange(fd_, -1);
-  if (loop_ == loop::current() && loop_->number() == number_ && loop_->usable()) {
-    loop_->close_soon(fd);
-  } else {
-    loop_registry::close(loop_, number_, fd);
-  }
+  const std::intptr_t number = std::exchange(fd_, -1);
+  link_.visit(
+      [](void* what, loop* on) noexcept {
+        const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(what));
+        if (on != nullptr) {
+          on->close_soon(fd);
+        } else {
+          // With the loop went all that was in flight.
+          ::close(fd);
+        }
+      },
+      reinterpret_cast<void*>(number));
 }
 
 }  // namespace coir

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <stdexcept>
 #include <string_view>
@@ -55,6 +56,30 @@ backend_choice decide() {
   return {backend_kind::uring, "io_uring: the kernel has it"};
 }
 
+sigset_t only(int signal) noexcept {
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, signal);
+  return set;
+}
+
+// True: it was open before.
+bool block_in_thread(int signal) noexcept {
+  const sigset_t set = only(signal);
+  sigset_t before;
+  ::pthread_sigmask(SIG_BLOCK, &set, &before);
+  return ::sigismember(&before, signal) == 0;
+}
+
+// One that came meanwhile is forgotten: its handler was not to see it.
+void open_in_thread(int signal) noexcept {
+  const sigset_t set = only(signal);
+  const timespec at_once{};
+  while (::sigtimedwait(&set, nullptr, &at_once) == signal) {
+  }
+  ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
 }  // namespace
 
 const backend_choice& backend_report() {
@@ -69,7 +94,10 @@ class loop::running {
     loop_.check_alive();
     if (loop_.in_turn_) throw_misuse("a loop was run from inside itself");
     const std::thread::id self = std::this_thread::get_id();
-    if (loop_.owner_ == std::thread::id()) loop_.owner_ = self;
+    if (loop_.owner_ == std::thread::id()) {
+      loop_.owner_ = self;
+      loop_.blocked_sigpipe_ = block_in_thread(SIGPIPE);
+    }
     if (loop_.owner_ != self) throw_misuse("a loop was run by another thread than at first");
     loop_.in_turn_ = true;
     current_loop = &loop_;
@@ -113,6 +141,7 @@ loop::loop(const loop_options& options) : time_source_(options.time_) {
 loop::~loop() {
   loop_registry::remove(*this);
   while (posts_ != nullptr) delete std::exchange(posts_, posts_->next_);
+  if (blocked_sigpipe_ && is_own_thread()) open_in_thread(SIGPIPE);
 }
 
 loop* loop::current() noexcept { return current_loop; }

@@ -1,10 +1,10 @@
 #include "registry.hpp"
 
 #include <pthread.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace coir {
@@ -24,6 +24,25 @@ registry& all() {
   return *one;
 }
 
+// A visit on its way to a loop. One that ends before it comes to it is as good as gone.
+class posted_visit {
+ public:
+  posted_visit(loop* on, loop_link::work visiting, void* what) noexcept
+      : on_(on), visiting_(visiting), what_(what) {}
+  posted_visit(posted_visit&& other) noexcept
+      : on_(other.on_), visiting_(std::exchange(other.visiting_, nullptr)), what_(other.what_) {}
+  posted_visit& operator=(posted_visit&&) = delete;
+  ~posted_visit() {
+    if (visiting_ != nullptr) visiting_(what_, nullptr);
+  }
+  void operator()() noexcept { std::exchange(visiting_, nullptr)(what_, on_); }
+
+ private:
+  loop* on_;
+  loop_link::work visiting_;
+  void* what_;
+};
+
 }  // namespace
 
 void loop_registry::add(loop& made) {
@@ -39,17 +58,24 @@ void loop_registry::remove(loop& gone) noexcept {
   std::erase(all().loops, &gone);
 }
 
-void loop_registry::close(loop* of, std::uint16_t number, int fd) noexcept {
-  const std::lock_guard held(all().lock);
-  const auto found = std::find(all().loops.begin(), all().loops.end(), of);
+void loop_registry::visit(loop* which, std::uint16_t number, loop_link::work visiting,
+                          void* what) noexcept {
+  std::unique_lock held(all().lock);
+  const auto found = std::find(all().loops.begin(), all().loops.end(), which);
   // Gone, or another one in its place: with it went all that was in flight.
-  if (found == all().loops.end() || of->number() != number) {
-    ::close(fd);
-  } else if (of->is_own_thread()) {
-    of->close_soon(fd);
-  } else {
-    of->post([of, fd] { of->close_soon(fd); });
+  const bool gone = found == all().loops.end() || which->number() != number;
+  if (!gone && !which->is_own_thread()) {
+    // Under the lock, so that it cannot end meanwhile.
+    which->post(posted_visit(which, visiting, what));
+    return;
   }
+  // Not under the lock: the work may lead to another visit. What ends a loop is on this thread too.
+  held.unlock();
+  visiting(what, gone ? nullptr : which);
+}
+
+void loop_link::visit_elsewhere(work visiting, void* what) const noexcept {
+  loop_registry::visit(loop_, number_, visiting, what);
 }
 
 void loop_registry::before_fork() noexcept { all().lock.lock(); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <coir/loop/loop.hpp>
+#include <coir/loop/loop_link.hpp>
 
 #include <cstdint>
 
@@ -12,9 +13,8 @@ class loop_registry {
   // Also gives the loop its number. Throws nothing but std::bad_alloc.
   static void add(loop& made);
   static void remove(loop& gone) noexcept;
-  // Closes a descriptor of the loop that had this number, from any thread: on that loop, or, when it is
-  // gone, at once.
-  static void close(loop* of, std::uint16_t number, int fd) noexcept;
+  // loop_link::visit() from elsewhere than the running loop that had this number.
+  static void visit(loop* which, std::uint16_t number, loop_link::work visiting, void* what) noexcept;
 
  private:
   static void before_fork() noexcept;

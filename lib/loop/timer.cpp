@@ -1,5 +1,7 @@
 #include <coir/loop/timer.hpp>
 
+#include <span>
+
 namespace coir {
 
 namespace {
@@ -7,6 +9,15 @@ namespace {
 // two cache lines.
 constexpr std::size_t arity = 4;
 }  // namespace
+
+timer_heap::~timer_heap() {
+  for (const entry& left : heap_) left.which->where_ = timer::nowhere;
+  for (timer* const left : std::span(due_).subspan(due_at_)) {
+    if (left == nullptr) continue;
+    left->where_ = timer::nowhere;
+    left->due_ = false;
+  }
+}
 
 void timer_heap::sift_up(std::size_t hole, entry moved) noexcept {
   while (hole > 0) {

@@ -1,9 +1,8 @@
 #include "acceptor.hpp"
 
-#include <unistd.h>
-
 #include <cerrno>
-#include <new>
+#include <chrono>
+#include <utility>
 
 namespace coir::net::priv {
 
@@ -15,14 +14,16 @@ constexpr std::size_t ready_max = 64;
 // Without descriptors every try fails at once. Long enough to cost nothing, short enough not to be felt.
 constexpr std::chrono::milliseconds starved_pause(10);
 
-enum class verdict { peer_gone, starved, permanent };
+enum class verdict { again, peer_gone, starved, permanent };
 
 verdict judge(int error) noexcept {
   switch (error) {
+    // Withdrawn (enough are ready, or nobody waits), or interrupted.
+    case ECANCELED:
+    case EINTR:
+    case EAGAIN: return verdict::again;
     // The connection died in the backlog, or the network under it did (accept(2), "Error handling").
     case ECONNABORTED:
-    case EINTR:
-    case EAGAIN:
     case ENETDOWN:
     case EPROTO:
     case ENOPROTOOPT:
@@ -42,6 +43,7 @@ verdict judge(int error) noexcept {
 
 acceptor::acceptor(loop& on, descriptor socket, bool lingering)
     : waiter(kind),
+      link_(on),
       loop_(on),
       socket_(std::move(socket)),
       // Multishot pays where an accept costs a submission. On epoll, accept(2) when somebody asks is the
@@ -55,23 +57,27 @@ acceptor::acceptor(loop& on, descriptor socket, bool lingering)
 }
 
 void acceptor::abandon() noexcept {
+  link_.visit([](void* self, loop* on) noexcept { static_cast<acceptor*>(self)->end(on); }, this);
+}
+
+void acceptor::end(loop* on) noexcept {
   abandoned_ = true;
-  if (paused_.armed()) loop_.disarm(paused_);
-  for (const int fd : ready_) loop_.close_soon(fd);
   ready_.clear();
-  fail_all(EBADF);
-  if (!request_.armed()) {
-    delete this;
-    return;
+  if (on != nullptr) {
+    on->disarm(paused_);
+    fail_all(EBADF);
   }
   // The closing path withdraws the request, and on_result() has the last word: it may come at once, and
   // `this` is gone then.
+  const bool last = !request_.armed() && !paused_.armed();
   const descriptor closing = std::move(socket_);
+  // What is still armed without a loop belongs to the parent process of this one, and stays as it is.
+  if (last) delete this;
 }
 
 bool acceptor::wait(accept_op& who, waiter& told) {
   if (!ready_.empty()) {
-    who.accepted_ = own(ready_.front());
+    who.accepted_ = std::move(ready_.front());
     ready_.pop_front();
     return false;
   }
@@ -79,16 +85,15 @@ bool acceptor::wait(accept_op& who, waiter& told) {
   last_ = &who;
   loop_.expect_more();
   // Whom to tell only when arm() is through: what comes at once is not told.
-  arm();
+  try {
+    arm();
+  } catch (...) {
+    stop_waiting(who);
+    throw;
+  }
   if (who.accepted_ || who.error_ != 0) return false;
   who.told_ = &told;
   return true;
-}
-
-descriptor acceptor::own(int fd) {
-  descriptor owned(loop_, fd);
-  if (lingering_) loop_.lingers(fd);
-  return owned;
 }
 
 bool acceptor::stop_waiting(accept_op& who) noexcept {
@@ -126,29 +131,33 @@ void acceptor::arm() {
   }
 }
 
+// Where nobody is to catch what arm() throws: those who wait are told.
+void acceptor::go_on() noexcept {
+  try {
+    arm();
+  } catch (...) {
+    fail_all(ENOMEM);
+  }
+}
+
 void acceptor::on_result(waiter& self) noexcept {
   auto& mine = static_cast<acceptor&>(self);
   mine.handle(mine.request_.result);
-  if (mine.abandoned_) {
-    if (!mine.request_.armed()) delete &mine;
-    return;
-  }
-  try {
-    mine.arm();
-  } catch (...) {
-    mine.fail_all(ENOMEM);
+  if (!mine.abandoned_) {
+    mine.go_on();
+  } else if (!mine.request_.armed()) {
+    delete &mine;
   }
 }
 
 void acceptor::handle(int result) noexcept {
   if (result >= 0) {
-    ++stats_.accepted;
     give(result);
     return;
   }
-  // Withdrawn: because enough are ready, because nobody waits, or because the socket is being closed.
-  if (abandoned_ || result == -ECANCELED) return;
+  if (abandoned_) return;
   switch (judge(-result)) {
+    case verdict::again: break;
     case verdict::peer_gone: ++stats_.aborted; break;
     case verdict::starved: pause(); break;
     case verdict::permanent: fail_all(-result); break;
@@ -156,21 +165,19 @@ void acceptor::handle(int result) noexcept {
 }
 
 void acceptor::give(int fd) noexcept {
-  if (abandoned_) {
-    ::close(fd);
-    return;
-  }
+  ++stats_.accepted;
   try {
+    descriptor connection(loop_, fd);
+    if (lingering_) loop_.lingers(fd);
+    if (abandoned_) return;
     if (accept_op* const who = pop(); who != nullptr) {
-      who->accepted_ = own(fd);
+      who->accepted_ = std::move(connection);
       if (who->told_ != nullptr) who->told_->done();
       return;
     }
-    loop_.adopt(fd);
-    ready_.push_back(fd);
+    ready_.push_back(std::move(connection));
   } catch (const std::bad_alloc&) {
-    // Not even room for its number: as if it had never been accepted.
-    ::close(fd);
+    // Not even room for its number: as if it had never been accepted. Its descriptor has closed it.
     return;
   }
   if (ready_.size() >= ready_max && request_.armed()) static_cast<void>(loop_.withdraw(request_));
@@ -192,7 +199,7 @@ void acceptor::pause() noexcept {
   }
 }
 
-void acceptor::resume(timer& which) { static_cast<pause_timer&>(which).whose->arm(); }
+void acceptor::resume(timer& which) { static_cast<pause_timer&>(which).whose->go_on(); }
 
 void acceptor_deleter::operator()(acceptor* which) const noexcept { which->abandon(); }
 

@@ -3,6 +3,7 @@
 
 #include <coir/loop/descriptor.hpp>
 #include <coir/loop/loop.hpp>
+#include <coir/loop/loop_link.hpp>
 #include <coir/loop/timer.hpp>
 #include <coir/net/tcp.hpp>
 
@@ -14,16 +15,17 @@ namespace coir::net::priv {
 // come any more.
 class acceptor : public waiter {
  public:
+  // `lingering`: so are the streams that are accepted.
   acceptor(loop& on, descriptor socket, bool lingering);
 
-  // The listener is gone.
+  // The listener is gone. From any thread.
   void abandon() noexcept;
 
   // True: `who` will be told. False: it has its connection, or its error.
   bool wait(accept_op& who, waiter& told);
+  // True: it gave up its place. False: it has been told.
   bool stop_waiting(accept_op& who) noexcept;
 
-  loop& on() const noexcept { return loop_; }
   int fd() const noexcept { return socket_.get(); }
   tcp_listener_stats stats() const noexcept { return stats_; }
 
@@ -31,12 +33,13 @@ class acceptor : public waiter {
   ~acceptor() = default;
 
   void arm();
+  void go_on() noexcept;
   void handle(int result) noexcept;
   void give(int fd) noexcept;
-  descriptor own(int fd);
   void fail_all(int error) noexcept;
   void pause() noexcept;
   accept_op* pop() noexcept;
+  void end(loop* on) noexcept;
   static void on_result(waiter& self) noexcept;
   static void resume(timer& which);
   static constexpr waiter_kind kind{on_result};
@@ -47,16 +50,17 @@ class acceptor : public waiter {
     acceptor* whose;
   };
 
+  loop_link link_;
   loop& loop_;
   descriptor socket_;
   request request_;
-  std::deque<int> ready_;  // accepted, and nobody's yet
-  accept_op* first_ = nullptr;  // who waits, the oldest
+  std::deque<descriptor> ready_;  // accepted, and nobody's yet
+  accept_op* first_ = nullptr;    // who waits, the oldest
   accept_op* last_ = nullptr;
   pause_timer paused_{this};
   tcp_listener_stats stats_;
   bool multishot_;
-  bool lingering_;  // so are the streams that are accepted
+  bool lingering_;
   bool abandoned_ = false;
 };
 

@@ -6,16 +6,15 @@
 // Thread   requests: the loop's. It may be destroyed anywhere, also after its loop.
 // Cancel   destroying it withdraws what is in flight on it; whoever waits there gets
 //          std::errc::bad_file_descriptor.
-// Errors   std::invalid_argument for a negative number. What close(2) says is not reported here: wait for
+// Errors   std::invalid_argument for a negative number; std::bad_alloc, after closing it. What close(2) says is not reported here: wait for
 //          a close request to hear it.
 // Cost     a close(2), at once when nothing is in flight, else when the kernel has let go.
 // See      coir/loop/request.hpp, close()
 #pragma once
 
 #include <coir/loop/loop.hpp>
-#include <coir/loop/request.hpp>
+#include <coir/loop/loop_link.hpp>
 
-#include <cstdint>
 #include <utility>
 
 namespace coir {
@@ -25,13 +24,12 @@ class descriptor {
   descriptor() noexcept = default;
   descriptor(loop& on, int fd);
   descriptor(descriptor&& other) noexcept
-      : loop_(other.loop_), fd_(std::exchange(other.fd_, -1)), number_(other.number_) {}
+      : link_(other.link_), fd_(std::exchange(other.fd_, -1)) {}
   descriptor& operator=(descriptor&& other) noexcept {
     if (this != &other) {
       reset();
-      loop_ = other.loop_;
+      link_ = other.link_;
       fd_ = std::exchange(other.fd_, -1);
-      number_ = other.number_;
     }
     return *this;
   }
@@ -39,16 +37,17 @@ class descriptor {
 
   int get() const noexcept { return fd_; }
   explicit operator bool() const noexcept { return fd_ >= 0; }
-  loop& on() const noexcept { return *loop_; }
+  loop& on() const noexcept { return link_.get(); }
 
   void reset() noexcept;
   // Somebody else will close it: a close request, or the new owner. Nothing may be in flight.
   int release() noexcept { return std::exchange(fd_, -1); }
 
  private:
-  loop* loop_ = nullptr;
+  [[no_unique_address]] loop_link link_;  // and the number in what is left of its last word
   int fd_ = -1;
-  std::uint16_t number_ = 0;  // of the loop, whose address another may have by now
 };
+
+static_assert(sizeof(descriptor) == 2 * sizeof(void*));
 
 }  // namespace coir

@@ -14,7 +14,8 @@
 // run_once() then gives what step 5 asked for to the kernel, without waiting.
 //
 // Shape    an object; several per thread and per process. It is bound to the thread that first runs it.
-// Thread   post() and stop() from any; everything else from its own.
+// Thread   post() and stop() from any; everything else from its own. SIGPIPE is blocked in that thread as
+//          long as the loop lives: writing to a closed peer or pipe is an error result.
 // Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
 // Errors   std::system_error from the constructor when the kernel refuses what every backend needs, from
 //          run when it breaks; std::logic_error for use by the wrong thread, inside itself, or in a child
@@ -216,8 +217,8 @@ class loop {
 
   trace::control trace_;
   inbox inbox_;
-  std::unique_ptr<backend> backend_;
   timer_heap timers_;
+  std::unique_ptr<backend> backend_;  // ends before the timers: what it withdraws may still arm one
   ready_hook* fibers_ = nullptr;
   post_node* posts_ = nullptr;  // taken from the inbox, not yet run
   time_source* time_source_;
@@ -236,6 +237,7 @@ class loop {
   std::thread::id owner_;
   backend_kind kind_ = backend_kind::automatic;
   bool in_turn_ = false;
+  bool blocked_sigpipe_ = false;  // by this loop
   bool forked_ = false;  // this process is a child of the one that made the loop
 };
 

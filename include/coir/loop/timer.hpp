@@ -50,6 +50,11 @@ class timer {
 
 class timer_heap {
  public:
+  timer_heap() noexcept = default;
+  timer_heap(const timer_heap&) = delete;
+  // What is still armed will not fire any more; it may outlive the heap.
+  ~timer_heap();
+
   // Both also move a timer that is armed already.
   void arm(timer& which, instant deadline);
   // False when it was not armed: it has fired, or never was.

@@ -1,0 +1,429 @@
+// Every op there is, once: what the rules of op.hpp are tested with.
+//
+// A case makes ops of one kind and can bring about what they wait for:
+//   make()         an op that waits until complete()
+//   complete()     what it waits for happens; if nobody waits, the next op finds it
+//   right(result)  is that what complete() brought, all of it, and nothing else?
+//   answer()       what abort() says while it waits
+//   prepare(n)     from now on make_ready() gives, n times, an op that need not wait
+//   stopped()      where only the test can end an op that was aborted: it does
+// Cases are made and used by a fiber on a stack, on a clock that is moved by hand.
+//
+// A class with an abort() that is not mentioned here fails the test "op_list" (op_list_check.py).
+#pragma once
+
+#include "hand_op.hpp"
+#include "until.hpp"
+
+#include <coir/coir.hpp>
+#include <coir/testing/mock_clock.hpp>
+#include <coir/testing/sequencer.hpp>
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace op_list {
+
+using namespace std::chrono_literals;
+using coir::abort_answer;
+
+inline coir::testing::mock_clock* clock = nullptr;  // that of the test that runs
+
+inline coir::loop& loop_here() { return coir::running_fiber().home().on(); }
+// What a request in the kernel answers.
+inline abort_answer answer_of_requests() {
+  return loop_here().kind() == coir::backend_kind::uring ? abort_answer::later : abort_answer::now;
+}
+inline void check(bool succeeded, const char* what) {
+  if (!succeeded) throw std::runtime_error(what);
+}
+
+// Two ends of a stream: one of coir's, one that the test reads and writes with system calls.
+struct ends {
+  ends() {
+    int both[2];
+    check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, both) == 0, "socketpair");
+    mine = both[0];
+    peer = coir::unique_fd(both[1]);
+  }
+  void give(std::string_view text) const {
+    check(::send(peer.get(), text.data(), text.size(), MSG_NOSIGNAL) ==
+              static_cast<ssize_t>(text.size()),
+          "send");
+  }
+  int mine;  // whoever takes it closes it
+  coir::unique_fd peer;
+};
+
+// --- fibers and time ---
+
+struct sleeping {
+  static constexpr const char* name = "sleep_for: sleep_op";
+  coir::sleep_op make() { return coir::sleep_for(1s); }
+  void complete() { clock->advance(1s); }
+  bool right() { return true; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  coir::sleep_op make_ready() { return coir::sleep_until(coir::instant::min()); }
+};
+
+struct joining {
+  static constexpr const char* name = "join: join_op";
+  coir::join_op<int> make() { return whom.join(); }
+  void complete() { end->complete(7); }
+  bool right(int result) { return result == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {
+    complete();
+    support::until([&] { return whom.state() == coir::fiber_state::dead; });
+  }
+  coir::join_op<int> make_ready() { return whom.join(); }
+
+  // Shared, because the fiber may outlive this.
+  std::shared_ptr<support::hand> end = std::make_shared<support::hand>();
+  coir::fiber<int> whom =
+      coir::spawn([end = end] { return coir::await(support::hand_op(*end)); });
+};
+
+struct joining_any : joining {
+  static constexpr const char* name = "the end of any fiber: end_op";
+  coir::end_op make() { return coir::end_op(whom); }
+  bool right() { return true; }
+  coir::end_op make_ready() { return coir::end_op(whom); }
+};
+
+struct taking {
+  static constexpr const char* name = "take: take_op";
+  coir::take_op<int> make() { return whom.take(); }
+  void complete() { end->complete(7); }
+  bool right(int result) { return result == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    while (dead.size() < count) dead.push_back(coir::spawn([] { return 7; }));
+    support::until([&] { return dead.back().state() == coir::fiber_state::dead; });
+  }
+  coir::take_op<int> make_ready() { return dead[next++].take(); }
+
+  std::shared_ptr<support::hand> end = std::make_shared<support::hand>();
+  coir::fiber<int> whom =
+      coir::spawn([end = end] { return coir::await(support::hand_op(*end)); });
+  std::deque<coir::fiber<int>> dead;
+  std::size_t next = 0;
+};
+
+struct taking_turns {
+  static constexpr const char* name = "sequencer::turn: turn_op";
+  using sequencer = coir::testing::sequencer;
+  sequencer::turn_op make() { return order.turn(1); }
+  void complete() { first.reset(); }
+  bool right(const sequencer::held&) { return true; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  sequencer::turn_op make_ready() { return other.turn(next++); }
+
+  sequencer order;
+  sequencer other;
+  unsigned next = 0;
+  std::optional<sequencer::held> first{coir::await(order.turn(0))};
+};
+
+template <abort_answer Answer>
+struct by_hand {
+  static constexpr const char* name =
+      Answer == abort_answer::now ? "by hand, abort now: hand_op" : "by hand, abort later: hand_op";
+  support::hand_op make() { return support::hand_op(end); }
+  void complete() { end.complete(7); }
+  bool right(int result) { return result == 7; }
+  static abort_answer answer() { return Answer; }
+  void stopped() {
+    if constexpr (Answer == abort_answer::later) end.give_up();
+  }
+  void prepare(unsigned) {}
+  support::hand_op make_ready() {
+    complete();
+    return make();
+  }
+  support::hand end{Answer};
+};
+
+// --- requests ---
+
+struct polling {
+  static constexpr const char* name = "poll: request_op";
+  using op_type = coir::request_op<coir::readiness>;
+  op_type make() { return {loop_here(), coir::request::poll(mine.get(), POLLIN)}; }
+  void complete() { both.give("x"); }
+  bool right(int events) { return (events & POLLIN) != 0; }
+  static abort_answer answer() { return answer_of_requests(); }
+  void prepare(unsigned) { complete(); }
+  op_type make_ready() { return make(); }
+
+  ends both;
+  coir::descriptor mine{loop_here(), both.mine};
+};
+
+// A byte at a time, so that many ops find one.
+struct receiving {
+  static constexpr const char* name = "recv: request_op";
+  using op_type = coir::request_op<coir::byte_count>;
+  op_type make() { return {loop_here(), coir::request::recv(mine.get(), into)}; }
+  void complete() { both.give("x"); }
+  bool right(std::size_t bytes) { return bytes == 1 && std::exchange(into[0], {}) == std::byte{'x'}; }
+  static abort_answer answer() { return answer_of_requests(); }
+  void prepare(unsigned count) { both.give(std::string(count, 'x')); }
+  op_type make_ready() { return make(); }
+
+  ends both;
+  coir::descriptor mine{loop_here(), both.mine};
+  std::array<std::byte, 1> into{};
+};
+
+struct reading : receiving {
+  static constexpr const char* name = "read: request_op";
+  op_type make() { return {loop_here(), coir::request::read(mine.get(), into)}; }
+  op_type make_ready() { return make(); }
+};
+
+// A stream that takes nothing more until complete(). What the op sends is told from what filled it.
+struct full_stream {
+  static constexpr abort_answer (*answer)() = answer_of_requests;
+  full_stream() {
+    const int little = 1;
+    ::setsockopt(both.mine, SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
+    const std::string filler(1024, 'f');
+    while (::send(both.mine, filler.data(), filler.size(), MSG_NOSIGNAL | MSG_DONTWAIT) > 0) {
+    }
+    check(errno == EAGAIN, "send");
+  }
+  void complete() {
+    std::array<char, 4096> some;
+    ssize_t got = 0;
+    while ((got = ::recv(both.peer.get(), some.data(), some.size(), 0)) > 0) {
+      markers += static_cast<std::size_t>(std::count(some.begin(), some.begin() + got, 'm'));
+    }
+    check(got < 0 && errno == EAGAIN, "recv");
+  }
+  // What reached the peer since the last time.
+  bool arrived(std::size_t count) {
+    complete();
+    return std::exchange(markers, 0) == count;
+  }
+  std::span<const std::byte> bytes() const { return std::as_bytes(std::span(text)); }
+
+  ends both;
+  std::array<char, 3> text{'m', 'm', 'm'};
+  std::size_t markers = 0;
+};
+
+struct sending : full_stream {
+  static constexpr const char* name = "send: request_op";
+  using op_type = coir::request_op<coir::byte_count>;
+  op_type make() { return {loop_here(), coir::request::send(mine.get(), bytes())}; }
+  bool right(std::size_t count) { return count == bytes().size() && arrived(count); }
+  void prepare(unsigned) { complete(); }
+  op_type make_ready() {
+    complete();
+    return make();
+  }
+  coir::descriptor mine{loop_here(), both.mine};
+};
+
+// --- TCP ---
+
+struct reading_some {
+  static constexpr const char* name = "tcp_stream::read_some: tcp_read_op";
+  coir::net::tcp_read_op make() { return stream.read_some(into); }
+  void complete() { both.give("x"); }
+  bool right(std::size_t bytes) { return bytes == 1 && std::exchange(into[0], {}) == std::byte{'x'}; }
+  static abort_answer answer() { return answer_of_requests(); }
+  void prepare(unsigned count) { both.give(std::string(count, 'x')); }
+  coir::net::tcp_read_op make_ready() { return make(); }
+
+  ends both;
+  coir::net::tcp_stream stream{loop_here(), both.mine};
+  std::array<std::byte, 1> into{};
+};
+
+// From a stream that receives into chunks.
+struct reading_from_chunks : reading_some {
+  static constexpr const char* name = "tcp_stream::read_some after chunks(): tcp_read_op";
+  reading_from_chunks() { static_cast<void>(stream.chunks()); }
+  static abort_answer answer() { return abort_answer::now; }
+};
+
+struct reading_chunks : reading_some {
+  static constexpr const char* name = "chunk_reader::next: chunk_op";
+  // Bytes that come together are one chunk.
+  static constexpr unsigned ready_at_most = 1;
+  coir::net::chunk_op make() { return chunks.next(); }
+  bool right(const std::optional<coir::chunk>& arrived) {
+    return arrived.has_value() && arrived->bytes().size() == 1 && arrived->bytes()[0] == std::byte{'x'};
+  }
+  static abort_answer answer() { return abort_answer::now; }
+  coir::net::chunk_op make_ready() { return make(); }
+
+  coir::net::chunk_reader chunks = stream.chunks();
+};
+
+struct listening {
+  explicit listening(int backlog)
+      : listener(coir::net::address("127.0.0.1", 0), coir::net::tcp_listener_options().backlog(backlog)) {}
+  // A connection, made without coir.
+  coir::unique_fd connected() const {
+    coir::unique_fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    const coir::net::address where = listener.local_address();
+    check(::connect(socket.get(), where.raw(), where.raw_bytes()) == 0 || errno == EINPROGRESS,
+          "connect");
+    return socket;
+  }
+  coir::net::tcp_listener listener;
+  std::vector<coir::unique_fd> clients;
+};
+
+struct accepting : listening {
+  static constexpr const char* name = "tcp_listener::accept: accept_op";
+  accepting() : listening(256) {}
+  coir::net::accept_op make() { return listener.accept(); }
+  void complete() { clients.push_back(connected()); }
+  bool right(const coir::net::tcp_stream& stream) { return static_cast<bool>(stream); }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  coir::net::accept_op make_ready() { return make(); }
+};
+
+// To a listener whose backlog is full, which leaves the connection without an answer.
+struct connecting : listening {
+  static constexpr const char* name = "tcp_stream::connect: connect_op";
+  connecting() : listening(0) {
+    for (int i = 0; i < 4; ++i) clients.push_back(connected());
+  }
+  coir::net::connect_op make() { return coir::net::tcp_stream::connect(listener.local_address()); }
+  // The kernel tries again after a second.
+  void complete() {
+    while (!clients.empty()) {
+      auto ignored = coir::await(listener.accept());
+      clients.pop_back();
+    }
+  }
+  bool right(const coir::net::tcp_stream& stream) { return static_cast<bool>(stream); }
+  static abort_answer answer() { return answer_of_requests(); }
+  void prepare(unsigned) {}
+  coir::net::connect_op make_ready() {
+    return coir::net::tcp_stream::connect(roomy.listener.local_address());
+  }
+  listening roomy{256};
+};
+
+// --- made of steps ---
+
+struct writing_all : full_stream {
+  static constexpr const char* name = "write_all: write_all_op";
+  auto make() { return coir::io::write_all(stream, bytes()); }
+  bool right() { return arrived(bytes().size()); }
+  void prepare(unsigned) { complete(); }
+  auto make_ready() {
+    complete();
+    return make();
+  }
+  coir::net::tcp_stream stream{loop_here(), both.mine};
+};
+
+struct reading_exactly : reading_some {
+  static constexpr const char* name = "read_exactly: read_exactly_op";
+  auto make() { return coir::io::read_exactly(stream, into); }
+  auto make_ready() { return make(); }
+};
+
+struct reading_buffered : reading_some {
+  static constexpr const char* name = "buffered_reader::read_some: read_op";
+  auto make() { return reader.read_some(into); }
+  auto make_ready() { return make(); }
+  coir::io::buffered_reader<coir::net::tcp_stream> reader{stream};
+};
+
+struct reading_until : reading_buffered {
+  static constexpr const char* name = "buffered_reader::read_until: seek_op";
+  auto make() { return reader.read_until("x"); }
+  bool right(std::span<const std::byte> found) { return found.size() == 1 && found[0] == std::byte{'x'}; }
+  auto make_ready() { return make(); }
+};
+
+struct reading_lines : reading_buffered {
+  static constexpr const char* name = "buffered_reader::read_line: seek_op";
+  auto make() { return reader.read_line(); }
+  void complete() { both.give("x\r\n"); }
+  bool right(std::optional<std::string_view> line) { return line == "x"; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  auto make_ready() { return make(); }
+};
+
+struct peeking : reading_buffered {
+  static constexpr const char* name = "buffered_reader::peek: seek_op";
+  auto make() { return reader.peek(1); }
+  bool right(std::span<const std::byte> seen) { return seen.size() == 1 && seen[0] == std::byte{'x'}; }
+  auto make_ready() { return make(); }
+};
+
+// --- all of them ---
+
+// as_result(op) is an op too: result_op.
+template <class Case>
+struct as_result : Case {
+  auto make() { return coir::as_result(Case::make()); }
+  auto make_ready() { return coir::as_result(Case::make_ready()); }
+  template <class Result>
+  bool right(const Result& result) {
+    if (!result.has_value()) return false;
+    if constexpr (std::is_void_v<typename Result::value_type>) {
+      return Case::right();
+    } else {
+      return Case::right(*result);
+    }
+  }
+};
+
+// Not here: yield_op, which waits for nothing and so has nothing to stop (scheduler_test.cpp).
+using waits = std::tuple<sleeping, joining, joining_any, taking, taking_turns,
+                         by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
+using requests = std::tuple<polling, receiving, reading, sending>;
+using sockets =
+    std::tuple<reading_some, reading_from_chunks, reading_chunks, accepting, connecting>;
+using steps = std::tuple<writing_all, reading_exactly, reading_buffered, reading_until,
+                         reading_lines, peeking>;
+
+template <class Cases>
+struct results_of;
+template <class... Cases>
+struct results_of<std::tuple<Cases...>> {
+  using type = std::tuple<as_result<Cases>...>;
+};
+template <class... Lists>
+using joined = decltype(std::tuple_cat(std::declval<Lists>()...));
+
+using plain = joined<waits, requests, sockets, steps>;
+using all = joined<plain, typename results_of<plain>::type>;
+
+}  // namespace op_list
