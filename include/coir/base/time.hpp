@@ -28,13 +28,16 @@ constexpr instant after(instant start, duration wait) noexcept {
   return start + wait;
 }
 
-// Converts any std::chrono duration without overflow: what does not fit saturates.
+// Converts any std::chrono duration without overflow: what does not fit saturates, and a fraction of a
+// nanosecond counts as one. A duration that is not a number is none at all.
 template <class Rep, class Period>
 constexpr duration saturated(std::chrono::duration<Rep, Period> wait) noexcept {
   using seconds = std::chrono::duration<double>;
   constexpr seconds limit(9.2e9);
-  if (std::chrono::duration_cast<seconds>(wait) >= limit) return duration::max();
-  if (std::chrono::duration_cast<seconds>(wait) <= -limit) return duration::min();
+  const seconds about = std::chrono::duration_cast<seconds>(wait);
+  if (about >= limit) return duration::max();
+  if (about <= -limit) return duration::min();
+  if (about != about) return duration::zero();
   return std::chrono::ceil<duration>(wait);
 }
 
