@@ -61,6 +61,13 @@ bool backend::start(request& what) {
   COIR_TRACE(trace_, trace::point::submit, 0, static_cast<std::uint64_t>(what.kind),
              static_cast<std::uint64_t>(what.fd));
   ++stats_.submitted;
+  if (begin(what)) return true;
+  COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
+             static_cast<std::uint64_t>(static_cast<std::int64_t>(what.result)));
+  return false;
+}
+
+bool backend::begin(request& what) {
   // A path has no descriptor yet; what is said of number 0 here is not used.
   if (what.kind == request_kind::open) return do_start(what, descriptors_[0]);
   if (what.fd < 0) {
@@ -89,7 +96,7 @@ void backend::adopt(int fd) {
   ++state.generation;
   state.owned = true;
   state.closing = state.lingers = false;
-  state.watched = state.readable = state.writable = state.ended = false;
+  state.watched = state.readable = state.writable = state.ended = state.plain_tcp = false;
 }
 
 void backend::arm(request& what, descriptor_state& state) noexcept {

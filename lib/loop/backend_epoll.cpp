@@ -6,8 +6,10 @@
 #include "request_row.hpp"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,7 +24,7 @@ namespace {
 // One registration per descriptor, made when a request first finds it not ready, and left in place:
 // edge-triggered, so that requests come and go without a system call. What an edge said is remembered
 // in descriptor_state until a call answers "would block".
-constexpr std::uint32_t edges = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+constexpr std::uint32_t edges = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
 
 // Events per wait, and results per multishot request and turn: more are taken on the next turn, after
 // the fibers had theirs.
@@ -80,6 +82,18 @@ class epoll_backend final : public backend {
   std::vector<int> unfinished_;  // descriptors with results left from the last turn
 };
 
+// Reads that leave in place what they give, or take it from elsewhere.
+constexpr int looks_only = MSG_PEEK | MSG_OOB;
+
+// A multishot request that the kernel would refuse, but would never show to be ready either. An errno, or
+// 0.
+int refusal(const request& what) noexcept {
+  int listens = 0;
+  socklen_t size = sizeof listens;
+  if (::getsockopt(what.fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0) return errno;
+  return what.kind == request_kind::accept_multi && listens == 0 ? EINVAL : 0;
+}
+
 bool for_input(const request& what) noexcept {
   if (what.kind == request_kind::poll) return (what.flags & POLLOUT) == 0;
   return (row_of(what.kind).readiness & POLLIN) != 0;
@@ -136,6 +150,10 @@ bool epoll_backend::watch(int fd, descriptor_state& state, int& error) noexcept 
     }
   }
   state.watched = true;
+  int protocol = 0;
+  socklen_t size = sizeof protocol;
+  state.plain_tcp = ::getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 &&
+                    protocol == IPPROTO_TCP;
   // Adding reports what is ready already, as an event of the next wait.
   state.readable = state.writable = state.ended = false;
   return true;
@@ -173,10 +191,11 @@ int epoll_backend::attempt(request& what, descriptor_state& state) {
   bool& ready = for_input(what) ? state.readable : state.writable;
   if (result == -EAGAIN) {
     ready = false;
-  } else if (row.stream && state.watched && !state.ended && result > 0 &&
-             static_cast<std::uint32_t>(result) < what.length) {
-    // A stream that gave or took less than asked has no more for now: the next edge says when. A hang-up
-    // makes no further edge, which is why `ended` keeps both directions ready.
+  } else if (row.stream && state.plain_tcp && !state.ended && result > 0 &&
+             static_cast<std::uint32_t>(result) < what.length && (what.flags & looks_only) == 0) {
+    // It gave or took less than asked, so it has no more for now: the next edge says when. A hang-up
+    // makes no further edge, which is why `ended` keeps both directions ready. Datagrams, terminals,
+    // packets and passed descriptors end a read short with more behind it, and so does an urgent byte.
     ready = false;
   }
   return result;
@@ -205,8 +224,8 @@ bool epoll_backend::do_start(request& what, descriptor_state& state) {
     if (what.result != -EAGAIN) return false;
   }
   if (!state.watched) {
-    int error = 0;
-    if (!watch(what.fd, state, error)) {
+    int error = multishot ? refusal(what) : 0;
+    if (error != 0 || !watch(what.fd, state, error)) {
       // EPERM: a regular file, which is always ready and answered above, or has no readiness at all.
       what.result = -error;
       return false;
@@ -313,8 +332,9 @@ std::size_t epoll_backend::wait(instant deadline) {
       stale = true;
       continue;
     }
-    if ((happened & (EPOLLIN | EPOLLRDHUP)) != 0) state.readable = true;
+    if ((happened & (EPOLLIN | EPOLLRDHUP | EPOLLPRI)) != 0) state.readable = true;
     if ((happened & EPOLLOUT) != 0) state.writable = true;
+    if ((happened & EPOLLPRI) != 0) state.plain_tcp = false;
     if ((happened & (EPOLLERR | EPOLLHUP)) != 0) state.readable = state.writable = true;
     if ((happened & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) != 0) state.ended = true;
     serve(fd, state);

@@ -94,7 +94,9 @@ class uring_backend final : public backend {
   std::size_t wait(instant deadline) override;
   void submit() override;
   int pollable_fd() override;
-  bool has_more() const noexcept override { return false; }
+  bool has_more() const noexcept override {
+    return pollable_ && (io_uring_cq_ready(&ring_) != 0 || work_flagged());
+  }
   std::string describe() const override;
   void abandon() noexcept override;
 
@@ -131,6 +133,8 @@ class uring_backend final : public backend {
     return (relaxed(ring_.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
   }
   void bind();
+  void signal_to(int fd);
+  void hear_again();
   int enter(unsigned wait_for, unsigned flags, instant deadline) noexcept;
   void judge(int entered);
   std::size_t reap() noexcept;
@@ -151,6 +155,7 @@ class uring_backend final : public backend {
   std::uint32_t owed_last_ = no_slot;
 
   unique_fd pollable_;  // an eventfd that the kernel signals, once somebody asked for it
+  bool deaf_ = false;   // the next signal for it may be lost
   io_uring_buf_ring* chunk_ring_ = nullptr;
   std::size_t chunk_ring_bytes_ = 0;
   bool chunks_refused_ = false;
@@ -223,12 +228,31 @@ int uring_backend::pollable_fd() {
     if (!bound_) bind();
     unique_fd signalled(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
     if (!signalled) throw_error(errno, "eventfd for a loop's pollable descriptor");
-    if (const int registered = io_uring_register_eventfd(&ring_, signalled.get()); registered < 0) {
-      throw_error(-registered, "io_uring: an eventfd for a loop's pollable descriptor");
-    }
+    signal_to(signalled.get());
     pollable_ = std::move(signalled);
+    // The foreign loop waits for the inbox itself. A poll of it here would only signal a second time, late.
+    if (io_uring_sqe* const entry = wake_lost_ ? nullptr : next_entry_or_submit(); entry != nullptr) {
+      io_uring_prep_cancel64(entry, user_data(slot_of_wake, 0), 0);
+      entry->user_data = user_data(slot_of_cancels, 0);
+    }
   }
   return pollable_.get();
+}
+
+void uring_backend::signal_to(int fd) {
+  if (const int registered = io_uring_register_eventfd(&ring_, fd); registered < 0) {
+    throw_error(-registered, "io_uring: an eventfd for a loop's pollable descriptor");
+  }
+}
+
+// A completion caused by a write to some other eventfd may not signal ours on the spot. The kernel puts it
+// off to the end of an RCU period, and does so once only for each registration (Linux 6.18): the next one
+// is lost. So it is registered anew after all that may have been such a completion. What completes
+// in between signals nobody: has_more() looks for it.
+void uring_backend::hear_again() {
+  deaf_ = false;
+  io_uring_unregister_eventfd(&ring_);
+  signal_to(pollable_.get());
 }
 
 std::uint32_t uring_backend::take_slot() {
@@ -304,7 +328,6 @@ void uring_backend::owe(std::uint32_t number) noexcept {
 
 // Writes what found no entry before. In order, so that nobody waits for ever.
 void uring_backend::pay() noexcept {
-  if (wake_lost_) watch_wake_fd();
   while (owed_first_ != no_slot) {
     const std::uint32_t number = owed_first_;
     slot& first = slots_[number];
@@ -376,7 +399,6 @@ bool uring_backend::feed_chunks() {
   registration.ring_addr = reinterpret_cast<std::uint64_t>(memory);
   registration.ring_entries = entries;
   registration.bgid = chunk_group;
-  if (!bound_) bind();
   if (io_uring_register_buf_ring(&ring_, &registration, 0) < 0) {
     // Receivers then bring their own memory; asking again would fail again.
     chunks_refused_ = true;
@@ -440,12 +462,15 @@ void uring_backend::judge(int entered) {
 
 void uring_backend::submit() {
   if (!bound_) bind();
+  if (deaf_ && pollable_) hear_again();
+  if (wake_lost_ && !pollable_) watch_wake_fd();
   pay();
   if (unsent() != 0) judge(enter(0, 0, never));
 }
 
 std::size_t uring_backend::wait(instant deadline) {
   if (!bound_) bind();
+  if (wake_lost_ && (!pollable_ || deadline != instant::min())) watch_wake_fd();
   pay();
   if (pollable_) {
     // Before the queue is looked at, so that what comes afterwards signals anew.
@@ -492,6 +517,7 @@ std::size_t uring_backend::reap() noexcept {
     const auto number = static_cast<std::uint32_t>(entry.user_data & 0xffff'ffff);
     if (number == slot_of_cancels) continue;  // the withdrawn request's own completion says it all
     if (number == slot_of_wake) {
+      deaf_ = true;
       // Queued anew by the next wait(), before which the loop looks into its inbox.
       if ((entry.flags & IORING_CQE_F_MORE) == 0) wake_lost_ = true;
       continue;
@@ -511,6 +537,8 @@ void uring_backend::finish(std::uint32_t number, int result, std::uint32_t flags
   request& what = *of.what;
   const request_row& row = row_of(what.kind);
   const bool more = (flags & IORING_CQE_F_MORE) != 0;
+  deaf_ |= what.kind == request_kind::read || what.kind == request_kind::readv ||
+           what.kind == request_kind::poll;
 
   const bool again =
       // It waited for readiness in place of the operation, which comes now.

@@ -214,8 +214,10 @@ std::size_t loop::wait(instant until) {
     if (until != never) return 0;
     deadline = never;
   }
-  if (deadline == instant::min() || !inbox_.fall_asleep()) return backend_->wait(instant::min());
-  const std::size_t found = backend_->wait(shifted(deadline));
+  deadline = shifted(deadline);
+  // Nothing before the start of the clock is waited for: the kernel takes no negative time.
+  if (deadline <= instant() || !inbox_.fall_asleep()) return backend_->wait(instant::min());
+  const std::size_t found = backend_->wait(deadline);
   inbox_.awake();
   return found;
 }
@@ -248,7 +250,9 @@ int loop::pollable_fd() {
     if (!set || !timer) throw_error(errno, "a loop's pollable descriptor");
     epoll_event event{};
     event.events = EPOLLIN;
-    if (::epoll_ctl(set.get(), EPOLL_CTL_ADD, timer.get(), &event) < 0) {
+    // The inbox by itself: the backend may show a post only after a while (backend_uring.cpp).
+    if (::epoll_ctl(set.get(), EPOLL_CTL_ADD, timer.get(), &event) < 0 ||
+        ::epoll_ctl(set.get(), EPOLL_CTL_ADD, inbox_.fd(), &event) < 0) {
       throw_error(errno, "a loop's pollable descriptor");
     }
     outer_ = std::move(set);
@@ -275,6 +279,7 @@ void loop::show_readiness() {
     }
     outer_shows_ = shown;
   }
+  inbox_.silence();
   const bool busy = (fibers_ != nullptr && fibers_->has_ready()) || posts_ != nullptr ||
                     backend_->has_more() || !inbox_.fall_asleep();
   instant deadline = busy ? instant::min() : timers_.next();

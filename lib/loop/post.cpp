@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
+#include <utility>
 
 namespace coir {
 
@@ -15,10 +16,9 @@ inbox::inbox() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
 }
 
 inbox::~inbox() {
-  for (post_node* node = take(); node != nullptr;) {
-    post_node* const next = node->next_;
-    delete node;
-    node = next;
+  // What dies here may post once more.
+  while (post_node* node = take()) {
+    while (node != nullptr) delete std::exchange(node, node->next_);
   }
 }
 
@@ -78,6 +78,11 @@ post_node* inbox::take() noexcept {
 bool inbox::empty() const noexcept {
   post_node* const head = head_.load(std::memory_order_relaxed);
   return head == nullptr || head == asleep();
+}
+
+void inbox::silence() noexcept {
+  std::uint64_t rung = 0;
+  static_cast<void>(::read(fd_.get(), &rung, sizeof rung));
 }
 
 void inbox::ring() noexcept {

@@ -81,6 +81,7 @@ bool timer_heap::disarm(timer& which) noexcept {
   if (which.due_) {
     which.due_ = false;
     due_[at] = nullptr;
+    --due_left_;
   } else {
     remove(at);
   }
@@ -90,12 +91,13 @@ bool timer_heap::disarm(timer& which) noexcept {
 std::size_t timer_heap::fire(instant now, std::size_t limit) {
   // Collect first, call afterwards: what a timer arms, due or not, waits for the next turn, and a
   // timer may disarm its neighbours.
-  if (due_at_ == due_.size()) {
+  if (due_left_ == 0) {
     due_.clear();
     due_at_ = 0;
     while (due_.size() < limit && !heap_.empty() && heap_.front().deadline <= now) {
       timer& first = *heap_.front().which;
       due_.push_back(&first);
+      ++due_left_;
       remove(0);
       first.due_ = true;
       first.where_ = static_cast<std::uint32_t>(due_.size() - 1);
@@ -107,6 +109,7 @@ std::size_t timer_heap::fire(instant now, std::size_t limit) {
     if (which == nullptr) continue;
     which->where_ = timer::nowhere;
     which->due_ = false;
+    --due_left_;
     ++fired;
     which->fire_(*which);
   }

@@ -43,6 +43,7 @@ struct descriptor_state {
   bool readable = false;  // no edge since the last "would block" says otherwise
   bool writable = false;
   bool ended = false;  // hang-up or error: both directions stay ready
+  bool plain_tcp = false;  // a TCP socket, and nothing urgent was sent: a short read has read all
 };
 
 // Entries do not move, so that a list in one of them may point at itself; numbers come in dense.
@@ -97,7 +98,7 @@ class backend {
   virtual void submit() = 0;
   // Readable when wait() would find something in the kernel. May be another one after a wait().
   virtual int pollable_fd() = 0;
-  // wait() would find something that the kernel does not know of.
+  // wait() would find something that pollable_fd() does not show.
   virtual bool has_more() const noexcept = 0;
 
   std::size_t in_flight() const noexcept { return in_flight_; }
@@ -152,6 +153,7 @@ class backend {
   blocking_hook blocking_;
 
  private:
+  bool begin(request& what);
   bool start_close(request& what);
   void withdraw_all(descriptor_state& state) noexcept;
   bool finish_close(int fd, descriptor_state& state, request* closer) noexcept;

@@ -6,8 +6,8 @@
 // Thread   requests: the loop's. It may be destroyed anywhere, also after its loop.
 // Cancel   destroying it withdraws what is in flight on it; whoever waits there gets
 //          std::errc::bad_file_descriptor.
-// Errors   std::invalid_argument for a negative number; std::bad_alloc, after closing it. What close(2) says is not reported here: wait for
-//          a close request to hear it.
+// Errors   std::invalid_argument for a negative number; std::bad_alloc, and it is closed then. What
+//          close(2) says is not reported here: wait for a close request to hear it.
 // Cost     a close(2), at once when nothing is in flight, else when the kernel has let go.
 // See      coir/loop/request.hpp, close()
 #pragma once

@@ -48,8 +48,11 @@ class inbox {
   bool empty() const noexcept;
   bool stop_requested() const noexcept { return stop_.load(std::memory_order_acquire); }
   void clear_stop() noexcept { stop_.store(false, std::memory_order_relaxed); }
-  // An eventfd. Its counter only ever grows: both backends watch it edge-triggered, so that waking the
-  // loop costs the sleeper no read(2).
+  // Before fall_asleep(), for those who wait until fd() is readable: from here on only a push or a stop
+  // makes it so.
+  void silence() noexcept;
+  // An eventfd. Nobody needs to read it: both backends watch it edge-triggered, so that waking the loop
+  // costs the sleeper no read(2).
   int fd() const noexcept { return fd_.get(); }
 
  private:

@@ -60,11 +60,11 @@ class timer_heap {
   // False when it was not armed: it has fired, or never was.
   bool disarm(timer& which) noexcept;
 
-  bool empty() const noexcept { return heap_.empty() && due_at_ == due_.size(); }
-  std::size_t size() const noexcept { return heap_.size() + (due_.size() - due_at_); }
+  bool empty() const noexcept { return size() == 0; }
+  std::size_t size() const noexcept { return heap_.size() + due_left_; }
   // When the loop must next look here; `never` when there is nothing.
   instant next() const noexcept {
-    if (due_at_ != due_.size()) return instant::min();
+    if (due_left_ != 0) return instant::min();
     return heap_.empty() ? never : heap_.front().deadline;
   }
 
@@ -93,6 +93,7 @@ class timer_heap {
   std::vector<entry> heap_;
   std::vector<timer*> due_;  // collected, not yet fired; disarmed ones are null
   std::size_t due_at_ = 0;
+  std::size_t due_left_ = 0;  // those behind due_at_ that are not null
   std::uint64_t sequence_ = 0;
 };
 

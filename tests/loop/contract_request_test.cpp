@@ -1,0 +1,185 @@
+// What holds for every kind of request, on both backends: one row here for each row of the table in
+// lib/loop/request.cpp. What a kind does beyond this is in the file named after it.
+#include "loop/contract.hpp"
+
+#include <limits>
+#include <memory>
+#include <string>
+
+using tests::row;
+using tests::stage;
+
+namespace {
+
+// Calls `test` for each kind that can be made to wait.
+template <class Test>
+void for_each_that_waits(Test&& test) {
+  for (const row& kind : tests::rows()) {
+    INFO(kind.name);
+    if (kind.waits) support::leaves_no_descriptor([&] { test(kind); });
+  }
+}
+
+int on_descriptor(const row& kind, int number) {
+  stage on(kind);
+  if (kind.kind == coir::request_kind::close) ::close(on.what.request.fd);
+  on.what.request.fd = number;
+  return on.serve();
+}
+
+}  // namespace
+
+TEST_CASE("every kind has a row here, and a name of its own") {
+  REQUIRE(tests::rows().size() == coir::request_kinds);
+  for (unsigned i = 0; i < coir::request_kinds; ++i) {
+    CHECK(tests::rows()[i].kind == coir::request_kind(i));
+    CHECK(std::string(name_of(coir::request_kind(i))) == tests::rows()[i].name);
+  }
+}
+
+TEST_CASE("a request that can be served is served, and told of when it was not over at once") {
+  for (const row& kind : tests::rows()) {
+    INFO(kind.name);
+    support::leaves_no_descriptor([&] {
+      stage on(kind);
+      on.make_ready();
+      CHECK(on.is_good(on.serve()));
+      CHECK(on.what.over() != kind.multishot);
+      CHECK(on.loop.in_flight() == (kind.multishot ? 1 : 0));
+    });
+  }
+}
+
+TEST_CASE("a request that must wait waits, and is served when what it waits for has come") {
+  for_each_that_waits([](const row& kind) {
+    stage on(kind);
+    REQUIRE(on.loop.start(on.what.request));
+    support::idle_turns(on.loop);
+    CHECK_FALSE(on.what.over());
+    CHECK(on.what.seen.count() == 0);
+    CHECK(on.loop.in_flight() == 1);
+    CHECK(on.loop.can_wake());
+    on.make_ready();
+    support::run_until(on.loop, [&] { return on.what.seen.count() != 0; });
+    support::idle_turns(on.loop);
+    REQUIRE(on.what.seen.count() == 1);
+    CHECK(on.is_good(on.what.seen.last()));
+    CHECK(on.what.over() != kind.multishot);
+  });
+}
+
+TEST_CASE("a descriptor that is not open gives -EBADF, whatever its number") {
+  for (const row& kind : tests::rows()) {
+    INFO(kind.name);
+    if (kind.kind == coir::request_kind::open) continue;
+    support::leaves_no_descriptor([&] {
+      CHECK(on_descriptor(kind, -1) == -EBADF);
+      CHECK(on_descriptor(kind, std::numeric_limits<int>::min()) == -EBADF);
+      CHECK(on_descriptor(kind, 9999) == -EBADF);
+      CHECK(on_descriptor(kind, 1'000'000) == -EBADF);
+    });
+  }
+}
+
+TEST_CASE("a descriptor of the wrong sort gives the kernel's error") {
+  coir::loop loop;
+  const support::fd_pair ends = support::pipe_pair();
+  std::array<std::byte, 8> buffer{};
+  msghdr message{};
+  using coir::request;
+  CHECK(support::finish(loop, request::recv(ends[0].get(), buffer)) == -ENOTSOCK);
+  CHECK(support::finish(loop, request::send(ends[1].get(), buffer)) == -ENOTSOCK);
+  CHECK(support::finish(loop, request::recvmsg(ends[0].get(), &message)) == -ENOTSOCK);
+  CHECK(support::finish(loop, request::sendmsg(ends[1].get(), &message)) == -ENOTSOCK);
+  CHECK(support::finish(loop, request::accept(ends[0].get())) == -ENOTSOCK);
+  CHECK(support::finish(loop, request::accept_multi(ends[0].get())) == -ENOTSOCK);
+  CHECK(support::finish(loop, request::recv_multi(ends[0].get())) == -ENOTSOCK);
+  CHECK(support::finish(loop, request::read(ends[1].get(), buffer)) == -EBADF);
+  CHECK(support::finish(loop, request::write(ends[0].get(), buffer)) == -EBADF);
+  CHECK(support::finish(loop, request::fsync(ends[0].get())) == -EINVAL);
+  CHECK(loop.chunks().free() == loop.chunks().count());
+  CHECK(loop.in_flight() == 0);
+}
+
+TEST_CASE("a request that waits can be withdrawn, and what comes afterwards is left to the next") {
+  for_each_that_waits([](const row& kind) {
+    stage on(kind);
+    REQUIRE(on.loop.start(on.what.request));
+    support::idle_turns(on.loop);
+    CHECK(support::give_up(on.loop, on.what) == -ECANCELED);
+    CHECK(on.loop.in_flight() == 0);
+    CHECK_FALSE(on.loop.can_wake());
+    on.make_ready();
+    support::idle_turns(on.loop);
+    CHECK(kind.untouched(on));
+  });
+}
+
+TEST_CASE("a request can be withdrawn in the turn in which it was started") {
+  for_each_that_waits([](const row& kind) {
+    stage on(kind);
+    REQUIRE(on.loop.start(on.what.request));
+    CHECK(support::give_up(on.loop, on.what) == -ECANCELED);
+    CHECK(on.loop.in_flight() == 0);
+  });
+}
+
+TEST_CASE("a request withdrawn just when it can be served either was, or left everything as it is") {
+  for_each_that_waits([](const row& kind) {
+    for (int round = 0; round < 20; ++round) {
+      stage on(kind);
+      REQUIRE(on.loop.start(on.what.request));
+      // Before the kernel has heard of it, or while it waits.
+      if (round % 2 != 0) on.loop.run_once();
+      on.make_ready();
+      support::give_up(on.loop, on.what);
+      CHECK(on.loop.in_flight() == 0);
+      if (on.what.seen.count() == 0 || on.what.seen.results.front() == -ECANCELED) {
+        CHECK(kind.untouched(on));
+      } else {
+        CHECK(on.is_good(on.what.seen.results.front()));
+      }
+    }
+  });
+}
+
+TEST_CASE("a withdrawal that is asked for again changes nothing") {
+  for_each_that_waits([](const row& kind) {
+    stage on(kind);
+    REQUIRE(on.loop.start(on.what.request));
+    support::idle_turns(on.loop);
+    if (on.loop.withdraw(on.what.request) == coir::abort_answer::now) return;
+    CHECK(on.loop.withdraw(on.what.request) == coir::abort_answer::later);
+    support::run_until(on.loop, [&] { return on.what.over(); });
+    CHECK(on.what.seen.results == std::vector{-ECANCELED});
+  });
+}
+
+TEST_CASE("a request that is over can be started again, as often as one likes") {
+  for_each_that_waits([](const row& kind) {
+    stage on(kind);
+    for (int round = 0; round < 5; ++round) {
+      REQUIRE(on.loop.start(on.what.request));
+      if (round % 2 != 0) on.loop.run_once();
+      support::give_up(on.loop, on.what);
+    }
+    on.what.seen.results.clear();
+    on.make_ready();
+    CHECK(on.is_good(on.serve()));
+  });
+}
+
+TEST_CASE("hundreds of one kind on one descriptor are all over when they are withdrawn") {
+  for_each_that_waits([](const row& kind) {
+    stage on(kind);
+    std::vector<std::unique_ptr<support::asked>> many;
+    for (int i = 0; i < 300; ++i) {
+      many.push_back(std::make_unique<support::asked>(kind.make(on)));
+      REQUIRE(on.loop.start(many.back()->request));
+    }
+    on.loop.run_once();
+    for (auto& each : many) on.loop.withdraw(each->request);
+    support::run_until(on.loop, [&] { return on.loop.in_flight() == 0; });
+    for (auto& each : many) REQUIRE((each->over() && each->seen.count() <= 1));
+  });
+}

@@ -1,0 +1,98 @@
+#include <coir/loop/loop_link.hpp>
+
+#include "support/catch.hpp"
+#include "support/loop_tools.hpp"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <optional>
+#include <thread>
+#include <vector>
+
+namespace {
+
+// What visits brought: the loop, and the thread it happened on.
+struct visits {
+  std::vector<coir::loop*> loops;
+  std::vector<std::thread::id> threads;
+  static void note(void* self, coir::loop* on) noexcept {
+    static_cast<visits*>(self)->loops.push_back(on);
+    static_cast<visits*>(self)->threads.push_back(std::this_thread::get_id());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a visit on the loop's thread is made at once, running or not") {
+  coir::loop loop;
+  const coir::loop_link link(loop);
+  visits seen;
+  link.visit(visits::note, &seen);
+  CHECK(seen.loops == std::vector<coir::loop*>{&loop});
+  CHECK(!link.is_here());
+  loop.post([&] {
+    CHECK(link.is_here());
+    link.visit(visits::note, &seen);
+    CHECK(seen.loops == std::vector<coir::loop*>{&loop, &loop});
+  });
+  loop.run_once();
+  CHECK(seen.loops.size() == 2);
+}
+
+TEST_CASE("a visit from another thread is made on the loop's") {
+  coir::loop loop;
+  loop.run_once();
+  const coir::loop_link link(loop);
+  visits seen;
+  std::thread([&] { link.visit(visits::note, &seen); }).join();
+  CHECK(seen.loops.empty());
+  support::run_until(loop, [&] { return !seen.loops.empty(); });
+  CHECK(seen.loops == std::vector<coir::loop*>{&loop});
+  CHECK(seen.threads.front() == std::this_thread::get_id());
+}
+
+TEST_CASE("a visit to a loop that is gone is made at once, without it") {
+  std::optional<coir::loop> loop(std::in_place);
+  const coir::loop_link link(*loop);
+  loop.reset();
+  visits seen;
+  link.visit(visits::note, &seen);
+  // Another loop in the same place is not the one that was meant.
+  loop.emplace();
+  link.visit(visits::note, &seen);
+  loop->post([&] {
+    CHECK(!link.is_here());
+    link.visit(visits::note, &seen);
+  });
+  loop->run_once();
+  CHECK(seen.loops == std::vector<coir::loop*>(3, nullptr));
+}
+
+TEST_CASE("a visit to a loop that ends before it comes to it is made without it") {
+  visits seen;
+  {
+    coir::loop loop;
+    loop.run_once();
+    const coir::loop_link link(loop);
+    std::thread([&] { link.visit(visits::note, &seen); }).join();
+    CHECK(seen.loops.empty());
+  }
+  CHECK(seen.loops == std::vector<coir::loop*>{nullptr});
+}
+
+TEST_CASE("a visit in a child process does not find its parent's loop") {
+  coir::loop loop;
+  loop.run_once();
+  const coir::loop_link link(loop);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    visits seen;
+    link.visit(visits::note, &seen);
+    ::_exit(seen.loops == std::vector<coir::loop*>{nullptr} ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
