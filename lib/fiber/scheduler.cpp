@@ -91,12 +91,17 @@ void fiber_home::discard(fiber_base& block) noexcept {
   block.body_kind().end(block);
   block.outcome_ = fiber_outcome::none;
   ++ended_;
+  block.references_ = 1;  // no handle was given out
   block.release();
 }
 
 // --- fiber_home: running ---
 
 std::size_t fiber_home::run_ready() {
+  // Their stacks and their current fiber would be mixed up.
+  if (current_fiber != nullptr) [[unlikely]] {
+    throw_misuse("a loop that has fibers was run by a fiber of another loop");
+  }
   turn_left_ = fibers_per_turn;
   // Read once: who starts or stops looking meanwhile is heard in the next turn.
   trace_mask_ = loop_->trace().mask();
@@ -195,9 +200,19 @@ void fiber_home::body_over(fiber_base& which) noexcept {
 }
 
 void fiber_home::end(fiber_base& which) noexcept {
-  // Destructors of what the body was made of may use the loop and look at the current fiber.
+  // Destructors of what the body was made of may use the loop and look at the current fiber. They cannot
+  // wait, and what they spawn is cancelled before it runs; it is awaited like all children.
   current_fiber = &which;
-  which.body_kind().end(which);
+  which.phase_ = fiber_base::phase::over;
+  which.refuse_more();
+  if ((which.flags_ & fiber_base::bodyless) == 0) [[likely]] {
+    which.flags_ |= fiber_base::bodyless;
+    which.body_kind().end(which);
+  }
+  if (!which.region::empty()) [[unlikely]] {
+    current_fiber = nullptr;
+    return;
+  }
   // A child's failure weighs more than the result of a body that it cancelled.
   if (which.cold_ != nullptr && which.cold_->failure != nullptr) {
     which.outcome_ = fiber_outcome::failed;
@@ -309,7 +324,9 @@ void fiber_home::begin_on_stack(fiber_base& self, stack& lent) noexcept {
   transfer();
 }
 
-void fiber_home::return_stack(stack& unused) noexcept { stacks_->give_back(unused); }
+void fiber_home::return_stack(stack& unused) noexcept {
+  if (&unused != leaving_) stacks_->give_back(unused);
+}
 
 // The next fiber, if it can be gone to from another's stack: from stack to stack is one switch, by way of
 // the thread's own stack it is two.
@@ -350,9 +367,13 @@ priv::stack_exit fiber_home::run_on_stack(fiber_base& self) noexcept {
   self.body_kind().run(self);
   self.phase_ = fiber_base::phase::over;
   // Without children, and unless the pool would take the pages away from under us, the end can come
-  // here: what runs next overwrites the stack, but not before we have left it.
+  // here: what runs next overwrites the stack, but not before we have left it. Until then a failure
+  // handler or a destructor that spawns must not get this one.
   if (self.region::empty() && trace_mask_ == 0 && stacks_->keeps(mine)) {
+    leaving_ = &mine;
     end(self);
+    leaving_ = nullptr;
+    stacks_->give_back(mine);
     if (fiber_base* const next = next_on_stack(); next != nullptr) {
       current_fiber = next;
       return {next->stack_->context_, &next->stack_->side_};
@@ -370,8 +391,8 @@ void throw_no_stack() {
 }
 
 void throw_task_misuse(bool empty) {
-  throw_misuse(empty ? "an empty task was awaited: it was moved from, spawned, or awaited before"
-                     : "a task was awaited a second time");
+  throw_misuse(empty ? "an empty task was awaited or spawned: it was moved from, spawned, or awaited before"
+                     : "a task was awaited or spawned a second time");
 }
 
 stack_exit stack_main() noexcept {

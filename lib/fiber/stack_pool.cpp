@@ -23,10 +23,6 @@ constexpr std::size_t default_bytes = std::size_t{256} << 10;
 constexpr std::size_t stacks_per_slab = 64;
 constexpr std::size_t slab_bytes_max = std::size_t{64} << 20;
 
-// Free stacks that keep their pages, per size. Beyond, the pages go back to the kernel, which costs 1.3
-// microseconds now and a page fault when the stack is used again.
-constexpr std::size_t hot_max = 4096;
-
 // Stack tops at the same place in their page would fight for the same lines of the first-level cache: a
 // factor of 3 to 4 per switch with 100 fibers. A quarter of a page is enough, and leaves a parked fiber
 // on one page.
@@ -76,8 +72,7 @@ stack_pool::size_class& stack_pool::class_for(std::size_t bytes) {
   return classes_.emplace_back(size_class{bytes});
 }
 
-void stack_pool::map(std::size_t class_number) {
-  size_class& of = classes_[class_number];
+void stack_pool::map(size_class& of) {
   const std::size_t count = std::clamp<std::size_t>(slab_bytes_max / of.bytes, 1, stacks_per_slab);
   const std::size_t bytes = count * of.bytes;
   void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
@@ -104,7 +99,7 @@ void stack_pool::map(std::size_t class_number) {
     stack& made = kept.stacks[i - 1];
     made.low_ = start + page_bytes();
     made.high_ = start + of.bytes - (made_ + i) % colours * colour_bytes;
-    made.size_class_ = static_cast<unsigned>(class_number);
+    made.size_class_ = static_cast<unsigned>(&of - classes_.data());
     made.side_.low = made.low_;
     made.side_.bytes = made.bytes();
     priv::open_side(made.side_);
@@ -115,29 +110,8 @@ void stack_pool::map(std::size_t class_number) {
   made_ += count;
 }
 
-stack& stack_pool::take(std::size_t bytes) {
-  size_class& of = bytes == 0 ? classes_.front() : class_for(bytes);
-  if (of.free == nullptr) map(static_cast<std::size_t>(&of - classes_.data()));
-  stack& taken = *of.free;
-  of.free = std::exchange(taken.next_free_, nullptr);
-  if (of.hot > 0) --of.hot;
-  return taken;
-}
-
-bool stack_pool::keeps(const stack& unused) const noexcept {
-  return classes_[unused.size_class_].hot < hot_max;
-}
-
-void stack_pool::give_back(stack& unused) noexcept {
-  size_class& of = classes_[unused.size_class_];
-  if (keeps(unused)) {
-    ++of.hot;
-  } else {
-    ::madvise(unused.low_, static_cast<std::size_t>(unused.high_ - unused.low_) & ~(page_bytes() - 1),
-              MADV_DONTNEED);
-  }
-  unused.next_free_ = of.free;
-  of.free = &unused;
+void stack_pool::give_pages_back(stack& unused) noexcept {
+  ::madvise(unused.low_, unused.bytes() & ~(page_bytes() - 1), MADV_DONTNEED);
 }
 
 std::size_t stack::high_water_bytes() const noexcept {

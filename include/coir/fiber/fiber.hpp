@@ -44,7 +44,9 @@ class fiber_block : public fiber_base {
   stored& value() noexcept { return value_; }
 
  protected:
-  using fiber_base::fiber_base;
+  // Not an inherited constructor: that one would be deleted for a result without a trivial one.
+  fiber_block(const fiber_kind& kind, fiber_home& home, coir::region& where, place at) noexcept
+      : fiber_base(kind, home, where, at) {}
   ~fiber_block() {}
   static void destroy_value(fiber_base& self) noexcept {
     auto& mine = static_cast<fiber_block&>(self);
@@ -102,6 +104,10 @@ class handle_base {
   const fiber_base& control() const { return block(); }
 
  protected:
+  struct adopted {
+    fiber_base* block;
+  };
+  explicit handle_base(adopted block) noexcept : block_(block.block) {}
   explicit handle_base(fiber_base* block) noexcept : block_(block) {
     if (block_ != nullptr) block_->hold();
   }
@@ -206,6 +212,8 @@ class fiber : public handle_base {
  public:
   fiber() noexcept = default;
   explicit fiber(fiber_block<T>& block) noexcept : handle_base(&block) {}
+  // The first handle: its reference is counted already.
+  static fiber first(fiber_block<T>& block) noexcept { return fiber(handle_base::adopted{&block}); }
 
   // On a named handle only. `co_await spawn(f).join()` would put a temporary callable in the expression
   // that is awaited, which gcc 12 destroys twice; and a task can be awaited without a fiber.
@@ -214,6 +222,9 @@ class fiber : public handle_base {
   join_op<T> join() && = delete;
   take_op<T> take() & { return take_op<T>(static_cast<fiber_block<T>&>(block())); }
   take_op<T> take() && = delete;
+
+ private:
+  explicit fiber(handle_base::adopted block) noexcept : handle_base(block) {}
 };
 
 }  // namespace coir

@@ -94,7 +94,10 @@ class fiber_base : public waiter, private region {
     }
     return fiber_state::dead;
   }
-  fiber_outcome outcome() const noexcept { return outcome_; }
+  // None before it is dead.
+  fiber_outcome outcome() const noexcept {
+    return phase_ == phase::dead ? outcome_ : fiber_outcome::none;
+  }
   std::string_view name() const noexcept;
   place spawned_at() const noexcept { return spawned_at_; }
   bool cancelled() const noexcept { return cancel_pending_; }
@@ -187,6 +190,8 @@ class fiber_base : public waiter, private region {
   enum class phase : std::uint8_t { fresh, active, waiting, over, dead };
 
   void receive_cancel() noexcept;
+  // Its body is over: nobody in it waits any more, and what is still spawned there will not run.
+  void refuse_more() noexcept { cancel_pending_ = region::cancelled_ = true; }
   void add_failure(std::exception_ptr why) noexcept;
   void hold() noexcept { ++references_; }
   void release() noexcept;
@@ -202,6 +207,7 @@ class fiber_base : public waiter, private region {
     report = 4,       // a failure goes to the failure handler, not to the region
     with_value = 8,   // the block holds a result
     taken = 16,       // take() moved it out
+    bodyless = 32,    // what the body was made of is destroyed
   };
   std::uint8_t flags_ = 0;
   fiber_outcome outcome_ = fiber_outcome::none;
@@ -216,7 +222,7 @@ class fiber_base : public waiter, private region {
   // The second line.
   const op_kind* op_kind_ = nullptr;
   std::uint32_t since_ms_ = 0;  // of the home's clock, which wraps after 49 days
-  std::uint32_t references_ = 1;
+  std::uint32_t references_ = 2;  // itself, while it lives, and the handle that spawn returns
   std::uint64_t id_;
   fiber_base* older_ = nullptr;    // of the oldest: the youngest
   fiber_base* younger_ = nullptr;  // of the youngest: null

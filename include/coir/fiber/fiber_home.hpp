@@ -160,6 +160,7 @@ class fiber_home final : public ready_hook {
   bool transfer_ = false;
   std::uint32_t turn_ms_ = 0;  // the turn's time in milliseconds since the epoch, modulo 2^32
   void* main_context_ = nullptr;  // where the thread's own stack is, while a fiber's runs
+  stack* leaving_ = nullptr;      // a fiber ends on it: it is not to be had yet
 
   loop* loop_;
   std::exception_ptr thrown_;

@@ -176,7 +176,9 @@ class factory_fiber final : public task_fiber<T> {
  private:
   static void begin(fiber_base& self) {
     auto& mine = static_cast<factory_fiber&>(self);
-    task_access::set_root(self, mine.function_());
+    task<T> made = mine.function_();
+    task_access::check_fresh(made);
+    task_access::set_root(self, std::move(made));
   }
   static void end(fiber_base& self) noexcept {
     task_access::destroy_root(self);
@@ -265,15 +267,15 @@ Block& fiber_home::make(const spawn_options& options, Arguments&&... arguments) 
 
 template <class Body>
 auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options, place at) {
-  using decayed = std::remove_cvref_t<Body>;
+  using decayed = std::decay_t<Body>;
   if constexpr (priv::is_task<decayed>::value) {
     static_assert(std::is_rvalue_reference_v<Body&&> && !std::is_const_v<Body>,
                   "spawn takes the task over: write spawn(std::move(task))");
     using value = typename decayed::value_type;
-    if (!body) throw_misuse("an empty task was spawned");
+    task_access::check_fresh(body);
     auto& block = make<priv::task_fiber<value>>(options, where, at, std::move(body));
     begin(block);
-    return fiber<value>(block);
+    return fiber<value>::first(block);
   } else {
     static_assert(std::is_invocable_v<decayed&>,
                   "spawn takes a coir::task or something that can be called without arguments");
@@ -283,7 +285,7 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
       auto& block = make<priv::factory_fiber<inner, decayed>>(options, where, at,
                                                               std::forward<Body>(body));
       begin(block);
-      return fiber<inner>(block);
+      return fiber<inner>::first(block);
     } else {
       using block_type = priv::function_fiber<value, decayed>;
       auto& block = make<block_type>(options, where, at);
@@ -303,7 +305,7 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
         throw;
       }
       begin(block);
-      return fiber<value>(block);
+      return fiber<value>::first(block);
     }
   }
 }

@@ -74,6 +74,12 @@ class task_access {
   }
   // One that is awaited by a coroutine has a caller; on a stack, `await` consumes the task.
   static bool began(const promise_base& child) noexcept;
+  // Throws unless it can still be run.
+  template <class T>
+  static void check_fresh(task<T>& what) {
+    if (what.promise_ == nullptr || began(*what.promise_)) [[unlikely]]
+      priv::throw_task_misuse(what.promise_ == nullptr);
+  }
 
   // The outermost coroutine of a fiber.
   template <class T>

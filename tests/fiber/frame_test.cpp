@@ -1,0 +1,129 @@
+// Frames and control blocks are recycled. Counted by replacing the global operator new, which the address
+// sanitizer build does not allow to say anything: there every frame comes from the heap.
+#include "support/catch.hpp"
+
+#include <coir/coir.hpp>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <optional>
+#include <thread>
+
+namespace {
+std::atomic<long> allocations{0};
+std::atomic<long> outstanding{0};
+}  // namespace
+
+void* operator new(std::size_t bytes) {
+  ++allocations;
+  ++outstanding;
+  if (void* const memory = std::malloc(bytes); memory != nullptr) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept {
+  if (memory != nullptr) --outstanding;
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
+
+namespace {
+
+coir::task<int> leaf(int x) {
+  co_await coir::yield();
+  co_return x;
+}
+coir::task<int> branch(int x) {
+  const int left = co_await leaf(x);
+  const int right = co_await leaf(x);
+  co_return left + right;
+}
+
+// How many allocations `work` makes when it has been done before.
+template <class Work>
+long allocations_of(Work&& work) {
+  work();
+  const long before = allocations;
+  work();
+  return allocations - before;
+}
+
+}  // namespace
+
+TEST_CASE("awaiting tasks again and again allocates nothing") {
+  coir::run([] {
+    const long made = allocations_of([] {
+      for (int i = 0; i < 1000; ++i) static_cast<void>(coir::await(branch(i)));
+    });
+    if (COIR_ADDRESS_SANITIZER) {
+      CHECK(made >= 3000);
+    } else {
+      CHECK(made == 0);
+    }
+  });
+}
+
+TEST_CASE("spawning and joining again and again allocates nothing") {
+  coir::run([] {
+    const long of_tasks = allocations_of([] {
+      for (int i = 0; i < 1000; ++i) {
+        auto child = coir::spawn(leaf(i));
+        static_cast<void>(coir::await(child.join()));
+      }
+    });
+    const long of_functions = allocations_of([] {
+      for (int i = 0; i < 1000; ++i) {
+        auto child = coir::spawn([i] { return i; });
+        static_cast<void>(coir::await(child.join()));
+      }
+    });
+    if (!COIR_ADDRESS_SANITIZER) {
+      CHECK(of_tasks == 0);
+      CHECK(of_functions == 0);
+    }
+  });
+}
+
+TEST_CASE("waiting allocates nothing") {
+  coir::run([] {
+    const long made = allocations_of([] {
+      for (int i = 0; i < 100; ++i) {
+        coir::await(coir::yield());
+        coir::await(coir::sleep_for(std::chrono::nanoseconds(1)));
+      }
+    });
+    CHECK(made == 0);
+  });
+}
+
+TEST_CASE("a task may be destroyed by another thread than made it") {
+  std::optional<coir::task<int>> unused(branch(1));
+  std::thread([&] { unused.reset(); }).join();
+  std::thread([&] { unused = branch(2); }).join();
+  CHECK(coir::run(std::move(*unused)) == 4);
+}
+
+TEST_CASE("what a thread kept for its frames goes back when it ends") {
+  // Once before, for what the libraries allocate on first use.
+  const auto work = [] { coir::run(branch(1)); };
+  std::thread(work).join();
+  const long before = outstanding;
+  std::thread(work).join();
+  CHECK(outstanding == before);
+}
+
+TEST_CASE("a thread keeps no more than a MiB of frames of one size") {
+  if (COIR_ADDRESS_SANITIZER) return;
+  std::thread([] {
+    std::vector<coir::task<int>> many;
+    for (int i = 0; i < 20'000; ++i) many.push_back(leaf(i));
+    const long with_all = outstanding;
+    const auto bytes = static_cast<long>(many.capacity() * sizeof(many[0]));
+    static_cast<void>(bytes);
+    many.clear();
+    // A frame of leaf() has at least 64 bytes: 20,000 of them are more than 1 MiB.
+    const long kept = 20'000 - (with_all - outstanding);
+    CHECK(kept > 0);
+    CHECK(kept * 64 <= 1 << 20);
+  }).join();
+}
