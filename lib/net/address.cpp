@@ -15,8 +15,21 @@ namespace {
 // The longest numeric address with a scope, and its end.
 constexpr std::size_t host_bytes = INET6_ADDRSTRLEN + IF_NAMESIZE + 1;
 
+// A zero would end the message early, and a line end would make two of it.
+std::string quoted(std::string_view text) {
+  std::string safe = "\"";
+  for (const char letter : text) {
+    if (letter >= ' ' && letter <= '~') {
+      safe += letter;
+    } else {
+      safe += fmt::format("\\x{:02x}", static_cast<unsigned char>(letter));
+    }
+  }
+  return safe + '"';
+}
+
 [[noreturn]] void refuse(std::string_view what, std::string_view text) {
-  throw std::invalid_argument(fmt::format("\"{}\" {}", text, what));
+  throw std::invalid_argument(fmt::format("{} {}", quoted(text), what));
 }
 
 bool is_number(std::string_view text, std::uint32_t& value) noexcept {
@@ -40,39 +53,42 @@ std::uint32_t scope_of(std::string_view scope, std::string_view host) {
 
 address::address() noexcept : raw_{} { raw_.v4.sin_family = AF_INET; }
 
-address::address(std::string_view host, std::uint16_t port) : raw_{} {
-  const std::string_view whole = host;
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-    if (host.find(':') == std::string_view::npos) refuse("is not an IPv6 address", whole);
-  }
+address::address(std::string_view host, std::uint16_t port)
+    : address(parse_host(host, port, host)) {}
+
+// `whole` is what is quoted when it is refused.
+address address::parse_host(std::string_view host, std::uint16_t port, std::string_view whole) {
+  constexpr const char* not_numeric = "is not an IPv4 or IPv6 address";
+  const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
+  if (bracketed) host = host.substr(1, host.size() - 2);
   const std::size_t percent = host.find('%');
   const std::string_view number = host.substr(0, percent);
   char text[INET6_ADDRSTRLEN] = {};
   // A zero inside would end the text early and make a valid address of it.
-  if (number.size() >= sizeof text || number.find('\0') != std::string_view::npos) {
-    refuse("is not an IPv4 or IPv6 address", whole);
+  if (number.size() >= sizeof text || host.find('\0') != std::string_view::npos) {
+    refuse(not_numeric, whole);
   }
   std::memcpy(text, number.data(), number.size());
-  if (percent == std::string_view::npos && ::inet_pton(AF_INET, text, &raw_.v4.sin_addr) == 1) {
-    raw_.v4.sin_family = AF_INET;
-    raw_.v4.sin_port = htons(port);
-    return;
+
+  address made;
+  if (!bracketed && percent == std::string_view::npos &&
+      ::inet_pton(AF_INET, text, &made.raw_.v4.sin_addr) == 1) {
+    return made.with_port(port);
   }
-  raw_ = {};
-  if (::inet_pton(AF_INET6, text, &raw_.v6.sin6_addr) != 1) {
-    refuse("is not an IPv4 or IPv6 address", whole);
-  }
-  raw_.v6.sin6_family = AF_INET6;
-  raw_.v6.sin6_port = htons(port);
+  made = any_v6(port);
+  if (::inet_pton(AF_INET6, text, &made.raw_.v6.sin6_addr) != 1) refuse(not_numeric, whole);
   if (percent != std::string_view::npos) {
-    raw_.v6.sin6_scope_id = scope_of(host.substr(percent + 1), whole);
+    made.raw_.v6.sin6_scope_id = scope_of(host.substr(percent + 1), whole);
   }
+  return made;
 }
 
 address address::parse(std::string_view text) {
   const std::size_t colon = text.rfind(':');
-  if (colon == std::string_view::npos) refuse("has no port: write host:port or [host]:port", text);
+  const bool only_host = !text.empty() && text.back() == ']';
+  if (colon == std::string_view::npos || only_host) {
+    refuse("has no port: write host:port or [host]:port", text);
+  }
   const std::string_view host = text.substr(0, colon);
   if (host.find(':') != std::string_view::npos && (host.front() != '[' || host.back() != ']')) {
     refuse("is ambiguous: write an IPv6 address and its port as [host]:port", text);
@@ -81,14 +97,14 @@ address address::parse(std::string_view text) {
   if (!is_number(text.substr(colon + 1), port) || port > 0xffff) {
     refuse("has no port from 0 to 65535", text);
   }
-  return {host, static_cast<std::uint16_t>(port)};
+  return parse_host(host, static_cast<std::uint16_t>(port), text);
 }
 
 address address::any_v4(std::uint16_t port) noexcept { return address().with_port(port); }
 
 address address::any_v6(std::uint16_t port) noexcept {
   address any;
-  any.raw_ = {};
+  any.raw_ = storage{};
   any.raw_.v6.sin6_family = AF_INET6;
   return any.with_port(port);
 }

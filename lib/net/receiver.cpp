@@ -1,10 +1,11 @@
 #include "receiver.hpp"
 
-#include <coir/base/error.hpp>
+#include "socket.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace coir::net::priv {
 
@@ -14,26 +15,40 @@ namespace {
 // is copied out of the pool, so that nobody hoards what others need.
 constexpr std::size_t queue_max = 16;
 
+// A pool that was empty is used again when a quarter of it is back, so that it is not emptied at once.
+bool recovered(const chunk_pool& pool) noexcept {
+  return pool.free() >= std::max(1U, pool.count() / 4);
+}
+
 }  // namespace
 
-receiver::receiver(loop& on, int fd) : waiter(kind), loop_(on), fd_(fd) {}
+receiver::receiver(loop& on, int fd) : waiter(kind), link_(on), loop_(on), fd_(fd) {}
 
-void receiver::abandon() noexcept {
-  abandoned_ = true;
+void receiver::shut() noexcept {
   queue_.clear();
   head_ = 0;
   error_ = EBADF;
-  if (receive_wait* const who = waiting_; who != nullptr) {
-    stop_waiting();
-    serve(*who);
-    who->told_->done();
+  serve_waiting();
+}
+
+void receiver::abandon() noexcept {
+  link_.visit([](void* self, loop* on) noexcept { static_cast<receiver*>(self)->end(on); }, this);
+}
+
+void receiver::end(loop* on) noexcept {
+  abandoned_ = true;
+  if (on != nullptr) {
+    shut();
+  } else {
+    queue_.clear();
   }
-  // The closing path withdraws the request, and on_result() has the last word.
+  // The closing path withdraws a request in flight, and on_result() has the last word. What is in flight
+  // without a loop belongs to the parent process of this one, and stays as it is.
   if (!request_.armed()) delete this;
 }
 
 bool receiver::wait(receive_wait& who, waiter& told) {
-  if (waiting_ != nullptr) throw_misuse("two fibers read from one stream at the same time");
+  if (waiting_ != nullptr) throw_two_readers();
   waiting_ = &who;
   loop_.expect_more();
   try {
@@ -61,20 +76,32 @@ void receiver::serve(receive_wait& who) noexcept {
   who.serve_(who, *this);
 }
 
+void receiver::serve_waiting() noexcept {
+  if (waiting_ == nullptr || !has_something()) return;
+  receive_wait& who = *waiting_;
+  stop_waiting();
+  serve(who);
+  who.told_->done();
+}
+
 void receiver::arm() {
   while (waiting_ != nullptr && !request_.armed() && !has_something()) {
-    if (starved_ && loop_.chunks().free() >= loop_.chunks().count() / 4) starved_ = false;
-    if (starved_) {
-      own_ = chunk(loop_.chunks().chunk_bytes());
-      request_ = request::recv(fd_, own_.bytes());
-    } else {
-      request_ = request::recv_multi(fd_);
-    }
-    request_.told = this;
-    request_.background = true;
+    begin();
     if (loop_.start(request_)) return;
     handle(request_.result);
   }
+}
+
+void receiver::begin() {
+  if (starved_) {
+    own_ = chunk(loop_.chunks().chunk_bytes());
+    request_ = request::recv(fd_, own_.bytes());
+  } else {
+    request_ = request::recv_multi(fd_);
+  }
+  request_.told = this;
+  request_.background = true;
+  held_back_ = false;
 }
 
 void receiver::on_result(waiter& self) noexcept {
@@ -87,54 +114,69 @@ void receiver::on_result(waiter& self) noexcept {
   try {
     mine.arm();
   } catch (...) {
-    mine.error_ = ENOMEM;
+    mine.fail(ENOMEM);
   }
-  if (receive_wait* const who = mine.waiting_; who != nullptr && mine.has_something()) {
-    mine.stop_waiting();
-    mine.serve(*who);
-    who->told_->done();
-  }
+  mine.serve_waiting();
 }
 
 void receiver::handle(int result) noexcept {
   const bool multishot = request_.kind == request_kind::recv_multi;
-  try {
-    if (result > 0 && multishot) {
-      keep(loop_.chunks().claim(request_.chunk(), static_cast<std::size_t>(result)));
-      return;
+  if (result > 0) {
+    const auto size = static_cast<std::size_t>(result);
+    try {
+      if (multishot) {
+        keep(loop_.chunks().claim(request_.chunk(), size));
+      } else {
+        // Only now: a pool that looks full while the kernel finds nothing in it costs a plain receive each
+        // time, and no more.
+        if (recovered(loop_.chunks())) starved_ = false;
+        own_.shrink_to(size);
+        keep(std::move(own_));
+      }
+    } catch (...) {
+      fail(ENOMEM);
     }
-    if (result > 0) {
-      own_.shrink_to(static_cast<std::size_t>(result));
-      keep(std::move(own_));
-      return;
-    }
-  } catch (...) {
-    result = -ENOMEM;
-  }
-  if (result == 0) {
+  } else if (result == 0) {
     ended_ = true;
-  } else if (result == -ENOBUFS && multishot) {
+  } else if (multishot && (result == -ENOBUFS || result == -EAGAIN)) {
+    // No chunk was free, or a kernel does not wait here; a plain receive needs neither.
     starved_ = true;
-  } else if (result != -ECANCELED) {
-    error_ = -result;
-  } else if (!withdrawn_) {
-    error_ = EBADF;  // not our doing: the descriptor is being closed
+  } else if (result == -ECANCELED) {
+    // Not our doing: the descriptor is being closed.
+    if (!held_back_) fail(EBADF);
+  } else if (result != -EINTR) {
+    fail(-result);
   }
-  if (!request_.armed()) withdrawn_ = false;
 }
 
 void receiver::keep(chunk arrived) {
-  if (abandoned_) return;
+  // Behind a failure something is missing.
+  if (abandoned_ || error_ != 0) return;
   const std::size_t waiting = queue_.size() - head_;
   if (waiting >= queue_max && arrived.pooled()) {
     chunk copy(arrived.bytes().size());
     std::memcpy(copy.bytes().data(), arrived.bytes().data(), arrived.bytes().size());
     arrived = std::move(copy);
   }
-  queue_.push_back(std::move(arrived));
-  if (waiting + 1 >= queue_max && request_.armed() && !withdrawn_) {
-    withdrawn_ = loop_.withdraw(request_) == abort_answer::later;
+  if (head_ >= queue_max) {
+    // A reader that never comes to the end of the queue must not make it grow.
+    queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(head_));
+    head_ = 0;
   }
+  queue_.push_back(std::move(arrived));
+  if (waiting + 1 >= queue_max) hold_back();
+}
+
+void receiver::hold_back() noexcept {
+  if (held_back_ || !request_.armed()) return;
+  // On epoll it is over at once, and nobody is told.
+  held_back_ = loop_.withdraw(request_) == abort_answer::later;
+}
+
+// What has arrived is still read first.
+void receiver::fail(int error) noexcept {
+  if (error_ == 0) error_ = error;
+  hold_back();
 }
 
 std::optional<chunk> receiver::take() noexcept {

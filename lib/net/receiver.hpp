@@ -3,6 +3,7 @@
 
 #include <coir/loop/chunk.hpp>
 #include <coir/loop/loop.hpp>
+#include <coir/loop/loop_link.hpp>
 #include <coir/net/tcp.hpp>
 
 #include <cstddef>
@@ -18,7 +19,9 @@ class receiver : public waiter {
  public:
   receiver(loop& on, int fd);
 
-  // The stream is gone; its descriptor is being closed next.
+  // The stream is being closed: whoever reads, or will, gets std::errc::bad_file_descriptor.
+  void shut() noexcept;
+  // The stream is gone, and its descriptor given to the closing path. From any thread.
   void abandon() noexcept;
 
   // True: `told` will be told when there is something to take. Throws std::logic_error when somebody else
@@ -34,13 +37,19 @@ class receiver : public waiter {
   ~receiver() = default;
 
   void arm();
+  void begin();
   void handle(int result) noexcept;
   void keep(chunk arrived);
+  void hold_back() noexcept;
+  void fail(int error) noexcept;
+  void serve_waiting() noexcept;
+  void end(loop* on) noexcept;
   bool has_something() const noexcept { return head_ != queue_.size() || ended_ || error_ != 0; }
   void serve(receive_wait& who) noexcept;
   static void on_result(waiter& self) noexcept;
   static constexpr waiter_kind kind{on_result};
 
+  loop_link link_;
   loop& loop_;
   request request_;
   std::vector<chunk> queue_;  // from head_ on
@@ -51,8 +60,8 @@ class receiver : public waiter {
   int error_ = 0;
   bool ended_ = false;
   bool abandoned_ = false;
-  bool withdrawn_ = false;  // told to stop, because too much is in the queue
-  bool starved_ = false;    // the pool was empty: plain receives until a quarter of it is back
+  bool held_back_ = false;  // the request in flight was told to stop: enough is in the queue
+  bool starved_ = false;    // no chunk was free: plain receives until a quarter of the pool is back
 };
 
 }  // namespace coir::net::priv

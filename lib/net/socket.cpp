@@ -18,6 +18,10 @@ loop& loop_here(const char* what) {
   return *here;
 }
 
+void throw_two_readers() {
+  throw_misuse("two fibers read from one stream at the same time: their bytes would be mixed");
+}
+
 int open_stream_socket(const address& for_address) {
   const int fd = ::socket(for_address.raw()->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) throw_error(errno, fmt::format("a socket for {}", for_address.to_string()));

@@ -9,6 +9,8 @@ namespace coir::net::priv {
 // The loop of the running fiber.
 loop& loop_here(const char* what);
 
+[[noreturn]] void throw_two_readers();
+
 // Non-blocking and close-on-exec.
 int open_stream_socket(const address& for_address);
 void set_option(int fd, int level, int option, int value, const char* name);

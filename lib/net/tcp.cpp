@@ -10,9 +10,9 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 namespace coir::net {
 
@@ -21,7 +21,11 @@ using priv::set_option;
 // --- options ---
 
 void tcp_options::apply(const descriptor& to) const {
-  const int fd = to.get();
+  set_on(to.get());
+  if (lingers()) to.on().lingers(to.get());
+}
+
+void tcp_options::set_on(int fd) const {
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, no_delay_ ? 1 : 0, "TCP_NODELAY");
   if (keep_alive_) {
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE");
@@ -36,31 +40,69 @@ void tcp_options::apply(const descriptor& to) const {
       throw_error(errno, fmt::format("setting SO_LINGER to {} s on descriptor {}",
                                      linger_->count(), fd));
     }
-    if (linger_->count() > 0) to.on().lingers(fd);
   }
 }
 
 // --- reading ---
 
-tcp_read_op::tcp_read_op(loop& on, int fd, priv::receiver* receiver, std::span<std::byte> into,
-                         bool* drained) noexcept
+namespace priv {
+
+reading& reading::operator=(reading&& other) noexcept {
+  if (this == &other) return *this;
+  forget();
+  op_ = std::exchange(other.op_, nullptr);
+  drained_ = other.drained_;
+  if (op_ != nullptr) op_->stream_ = this;
+  return *this;
+}
+
+void reading::forget() noexcept {
+  if (op_ != nullptr) std::exchange(op_, nullptr)->stream_ = nullptr;
+}
+
+}  // namespace priv
+
+tcp_read_op::tcp_read_op(loop& on, int fd, priv::receiver* receiver, priv::reading& stream,
+                         std::span<std::byte> into) noexcept
     : receive_wait(copy_bytes),
       direct_(on, request::recv(fd, into)),
       receiver_(receiver),
-      into_(into),
-      drained_(drained) {}
+      stream_(&stream),
+      into_(into) {}
 
 bool tcp_read_op::start(waiter& told) {
   if (into_.empty()) return false;
   if (receiver_ != nullptr) return receiver_->wait(*this, told);
-  direct_.expect_wait(*drained_);
-  return direct_.start(told);
+  if (stream_->busy()) priv::throw_two_readers();
+  direct_.expect_wait(stream_->drained_);
+  stream_->op_ = this;
+  try {
+    if (direct_.start(told)) return true;
+  } catch (...) {
+    leave_stream();
+    throw;
+  }
+  // Now, because the fiber may run others before it takes the result, and the stream be gone by then.
+  leave_stream();
+  return false;
+}
+
+// The read is over, and the stream free for the next.
+void tcp_read_op::leave_stream() noexcept {
+  if (stream_ == nullptr) return;
+  stream_->op_ = nullptr;
+  stream_->drained_ = !direct_.more_waits();
+  stream_ = nullptr;
 }
 
 abort_answer tcp_read_op::abort() noexcept {
-  if (receiver_ == nullptr) return direct_.abort();
-  receiver_->stop_waiting();
-  return abort_answer::now;
+  if (receiver_ != nullptr) {
+    receiver_->stop_waiting();
+    return abort_answer::now;
+  }
+  const abort_answer answer = direct_.abort();
+  if (answer == abort_answer::now) leave_stream();
+  return answer;
 }
 
 void tcp_read_op::copy_bytes(receive_wait& self, priv::receiver& from) noexcept {
@@ -69,20 +111,20 @@ void tcp_read_op::copy_bytes(receive_wait& self, priv::receiver& from) noexcept 
 }
 
 result<std::size_t> tcp_read_op::take_result() {
+  if (into_.empty()) return std::size_t{0};
   if (receiver_ == nullptr) {
-    const result<std::size_t> got = direct_.take_result();
-    if (got) *drained_ = !direct_.more_waits();
-    return got;
+    leave_stream();
+    return direct_.take_result();
   }
   if (error_ != 0) return unexpected<std::error_code>(error_of(error_));
   return count_;
 }
 
 std::size_t tcp_read_op::take() {
+  if (into_.empty()) return 0;
   if (receiver_ == nullptr) {
-    const std::size_t got = direct_.take();
-    *drained_ = !direct_.more_waits();
-    return got;
+    leave_stream();
+    return direct_.take();
   }
   if (error_ != 0) throw_error(error_, "receiving from a TCP stream");
   return count_;
@@ -151,6 +193,31 @@ tcp_stream connect_op::take() {
 
 void connect_op::describe(std::string& text) const { text += " to " + where_.to_string(); }
 
+// --- closing ---
+
+bool tcp_close_op::start(waiter& told) {
+  // Closed before: twice is as good as once.
+  if (!socket_) return false;
+  what_ = request::close(socket_.release());
+  what_.told = &told;
+  return socket_.on().start(what_);
+}
+
+abort_answer tcp_close_op::abort() noexcept { return socket_.on().withdraw(what_); }
+
+void tcp_close_op::take() const {
+  if (what_.result < 0) throw_error(-what_.result, "closing a TCP stream");
+}
+
+result<void> tcp_close_op::take_result() const {
+  if (what_.result < 0) return unexpected<std::error_code>(error_of(-what_.result));
+  return {};
+}
+
+void tcp_close_op::describe(std::string& text) const {
+  text += fmt::format(" of descriptor {}", what_.fd);
+}
+
 // --- tcp_stream ---
 
 namespace {
@@ -178,7 +245,10 @@ connect_op tcp_stream::connect(const address& where, const tcp_options& options)
 }
 
 chunk_reader tcp_stream::chunks() {
-  if (receiver_ == nullptr) receiver_.reset(new priv::receiver(*loop_, socket_.get()));
+  if (receiver_ == nullptr) {
+    if (reading_.busy()) priv::throw_two_readers();
+    receiver_.reset(new priv::receiver(*loop_, socket_.get()));
+  }
   return chunk_reader(*receiver_);
 }
 
@@ -190,9 +260,10 @@ void tcp_stream::shutdown(direction which) {
   }
 }
 
-request_op<nothing> tcp_stream::close() {
-  receiver_.reset();
-  return {*loop_, request::close(socket_.release())};
+tcp_close_op tcp_stream::close() {
+  // It stays for the sake of chunk_readers, which then hear that the stream is closed.
+  if (receiver_ != nullptr) receiver_->shut();
+  return tcp_close_op(std::move(socket_));
 }
 
 address tcp_stream::local_address() const { return priv::local_address(socket_.get()); }
@@ -210,7 +281,7 @@ descriptor listening(loop& on, const address& where, bool reuse_address, bool re
   if (reuse_port) set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1, "SO_REUSEPORT");
   if (where.is_v6()) set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, only_v6 ? 1 : 0, "IPV6_V6ONLY");
   // What is set here is what accepted sockets begin with: no system call for each of them.
-  streams.apply(socket);
+  streams.set_on(fd);
   if (::bind(fd, where.raw(), where.raw_bytes()) < 0 || ::listen(fd, backlog) < 0) {
     throw_error(errno, fmt::format("listening on {}", where.to_string()));
   }

@@ -14,7 +14,8 @@
 // Cancel   write_all and read_exactly stop between two steps and say in `cancelled` how many bytes had
 //          moved. A buffered_reader keeps what it has read: nothing is lost.
 // Errors   write_all, read_exactly: io::partial_error, a std::system_error with transferred(). The end of
-//          the stream is a value. A line longer than the limit: std::errc::message_size.
+//          the stream is a value. A line longer than the limit: std::errc::message_size; nothing is lost,
+//          and the next call may have a larger limit. No memory on the way: std::errc::not_enough_memory.
 // Cost     that of the steps, and a few instructions each.
 // See      coir/net/tcp.hpp
 #pragma once
@@ -82,26 +83,39 @@ class stepping_op : public waiter {
     COIR_ASSERT(!other.step_.has_value(), "an op was moved after it was started");
   }
 
-  bool start(waiter& told) {
+  bool start(waiter& told) noexcept {
     told_ = &told;
-    loop_ = &running_fiber().home().on();
-    return go_on();
+    return guarded([](stepping_op& self) { return self.go_on(); });
   }
   abort_answer abort() noexcept {
     stopping_ = true;
-    if (loop_->disarm(later_)) return abort_answer::now;
+    if (later_.armed()) {
+      loop_->disarm(later_);
+      return abort_answer::now;
+    }
     const abort_answer answer = step_->abort();
     if (answer == abort_answer::now) step_.reset();
     return answer;
+  }
+  void describe(std::string& text) const {
+    if (!step_.has_value()) return;
+    text += std::string(": ") + Step::name;
+    if constexpr (requires { step_->describe(text); }) step_->describe(text);
   }
 
  protected:
   stepping_op() noexcept : waiter(stepping_kind) {}
   ~stepping_op() = default;
 
+  // For take(): throws what a step threw that is neither an error of the system nor a cancellation.
+  void check_thrown() const {
+    if (thrown_ != nullptr) std::rethrow_exception(thrown_);
+  }
   // Stopped by a cancellation before all was done.
   bool stopped() const noexcept { return stopped_; }
   std::error_code failure() const noexcept { return failure_; }
+  // For moved(): that was no progress.
+  void fail(std::errc why) noexcept { failure_ = std::make_error_code(why); }
 
  private:
   Derived& self() noexcept { return static_cast<Derived&>(*this); }
@@ -111,7 +125,7 @@ class stepping_op : public waiter {
     for (unsigned at_once = 0;; ++at_once) {
       step_.reset();
       // Steps that all finish at once are a fiber's share too: others run before the rest of them.
-      if (at_once == steps_per_share) {
+      if (at_once >= steps_per_share && (loop_ = loop::current()) != nullptr) {
         loop_->arm(later_, instant::min());
         return true;
       }
@@ -135,32 +149,37 @@ class stepping_op : public waiter {
         return false;
       }
       self().moved(*moved);
-      return true;
+      return !failure_;
     } catch (const cancelled&) {
       stopped_ = true;
       return false;
     }
   }
   static void step_done(waiter& which) noexcept {
-    static_cast<stepping_op&>(which).continue_with([](stepping_op& mine) {
-      return mine.finish_step() && mine.go_on();
-    });
+    static_cast<stepping_op&>(which).continue_with(
+        [](stepping_op& self) { return self.finish_step() && self.go_on(); });
   }
-  static void resume(timer& which) {
-    auto& mine = *static_cast<stepping_op*>(static_cast<continuation*>(&which)->whose);
-    mine.continue_with([](stepping_op& self) { return self.go_on(); });
+  static void resume(timer& which) noexcept {
+    static_cast<continuation&>(which).whose->continue_with(
+        [](stepping_op& self) { return self.go_on(); });
   }
   template <class Go>
-  void continue_with(Go&& go) noexcept {
-    bool under_way = false;
+  void continue_with(Go go) noexcept {
+    if (!guarded(go)) told_->done();
+  }
+  // False: it is over. What is thrown on the way is kept for take(), which is on the waiter's side.
+  template <class Go>
+  bool guarded(Go go) noexcept {
     try {
-      under_way = go(*this);
+      return go(*this);
     } catch (const std::system_error& error) {
       failure_ = error.code();
-    } catch (...) {
+    } catch (const std::bad_alloc&) {
       failure_ = std::make_error_code(std::errc::not_enough_memory);
+    } catch (...) {
+      thrown_ = std::current_exception();
     }
-    if (!under_way) told_->done();
+    return false;
   }
   static constexpr waiter_kind stepping_kind{step_done};
   static constexpr unsigned steps_per_share = 64;
@@ -171,10 +190,11 @@ class stepping_op : public waiter {
   };
 
   waiter* told_ = nullptr;
-  loop* loop_ = nullptr;
+  loop* loop_ = nullptr;  // while later_ is armed
   continuation later_{this};
   std::optional<Step> step_;
   std::error_code failure_;
+  std::exception_ptr thrown_;
   bool stopping_ = false;
   bool stopped_ = false;
 };
@@ -189,10 +209,12 @@ class [[nodiscard]] write_all_op
       : to_(&to), bytes_(bytes) {}
 
   void take() const {
+    this->check_thrown();
     if (this->stopped()) throw cancellation();
     if (this->failure()) throw partial_error(this->failure(), "write_all", done_);
   }
   result<void> take_result() const {
+    this->check_thrown();
     if (this->stopped()) throw cancellation();
     if (this->failure()) return unexpected<std::error_code>(this->failure());
     return {};
@@ -203,7 +225,11 @@ class [[nodiscard]] write_all_op
     if (done_ == bytes_.size()) return std::nullopt;
     return to_->write_some(bytes_.subspan(done_));
   }
-  void moved(std::size_t bytes) noexcept { done_ += bytes; }
+  void moved(std::size_t bytes) noexcept {
+    done_ += bytes;
+    // A stream that takes nothing more would be asked for ever.
+    if (bytes == 0) this->fail(std::errc::broken_pipe);
+  }
 
  private:
   Stream* to_;
@@ -230,11 +256,13 @@ class [[nodiscard]] read_exactly_op
   read_exactly_op(Stream& from, std::span<std::byte> into) noexcept : from_(&from), into_(into) {}
 
   std::size_t take() const {
+    this->check_thrown();
     if (this->stopped()) throw cancellation();
     if (this->failure()) throw partial_error(this->failure(), "read_exactly", done_);
     return done_;
   }
   result<std::size_t> take_result() const {
+    this->check_thrown();
     if (this->stopped()) throw cancellation();
     if (this->failure()) return unexpected<std::error_code>(this->failure());
     return done_;
@@ -273,8 +301,9 @@ class read_goal {
 
   // How many bytes of `seen` make up what is looked for; nothing: it is not there yet.
   std::optional<std::size_t> found_in(std::span<const std::byte> seen) noexcept;
-  // No use in reading on: as much as the limit is there without a delimiter.
-  bool hopeless(std::size_t seen) const noexcept { return seen >= limit_; }
+  // No use in reading on. When there is just as much as the limit allows, without a delimiter, the stream
+  // may still end here.
+  bool hopeless(std::size_t seen) const noexcept { return seen > limit_; }
   std::size_t limit() const noexcept { return limit_; }
   std::string_view delimiter() const noexcept { return delimiter_; }
 
@@ -303,10 +332,9 @@ class buffered_reader {
     return {buffer_.data() + begin_, end_ - begin_};
   }
   // Takes `count` bytes of buffered() away.
-  void consume(std::size_t count) noexcept {
-    COIR_ASSERT(count <= end_ - begin_, "more was consumed than there is");
+  void consume(std::size_t count) {
+    if (count > end_ - begin_) throw_misuse("more was consumed than is buffered");
     begin_ += count;
-    if (begin_ == end_) begin_ = end_ = 0;
   }
 
   template <class Take>
@@ -318,6 +346,7 @@ class buffered_reader {
     seek_op(buffered_reader& reader, read_goal goal) noexcept : reader_(&reader), goal_(goal) {}
 
     auto take() {
+      this->check_thrown();
       if (this->stopped()) throw cancelled();
       if (this->failure()) throw std::system_error(this->failure(), name);
       // Nothing was taken out of the buffer: the caller may go on with a larger limit.
@@ -344,37 +373,51 @@ class buffered_reader {
   };
 
   // At least one byte, at most as many as `into` has; 0 at the end of the stream. What is buffered comes
-  // first, so that a reader is itself a stream.
+  // first, so that a reader is itself a stream. Small reads fill the buffer, large ones go around it.
   class [[nodiscard]] read_op : public stepping_op<read_op, read_step<Stream>> {
    public:
     static constexpr const char* name = "read_some";
     read_op(buffered_reader& reader, std::span<std::byte> into) noexcept
         : reader_(&reader), into_(into) {}
 
-    std::size_t take() { return take_result().value(); }
+    std::size_t take() {
+      const result<std::size_t> got = take_result();
+      if (!got) throw std::system_error(got.error(), name);
+      return *got;
+    }
     result<std::size_t> take_result() {
+      this->check_thrown();
       if (this->stopped()) throw cancelled();
       if (this->failure()) return unexpected<std::error_code>(this->failure());
       return count_;
     }
     std::optional<read_step<Stream>> next() {
       if (over_ || into_.empty()) return std::nullopt;
+      if (reader_->buffered().empty()) {
+        fills_ = into_.size() < reader_->buffer_.size();
+        return reader_->from_->read_some(fills_ ? reader_->room(0) : into_);
+      }
       const std::span<const std::byte> seen = reader_->buffered();
-      if (seen.empty()) return reader_->from_->read_some(into_);
-      count_ = seen.size() < into_.size() ? seen.size() : into_.size();
+      count_ = std::min(seen.size(), into_.size());
       std::copy_n(seen.begin(), count_, into_.begin());
-      reader_->consume(count_);
+      reader_->cut(count_);
       return std::nullopt;
     }
     void moved(std::size_t bytes) noexcept {
-      count_ = bytes;
-      over_ = true;
+      if (fills_) {
+        reader_->end_ += bytes;
+        over_ = bytes == 0;
+      } else {
+        count_ = bytes;
+        over_ = true;
+      }
     }
 
    private:
     buffered_reader* reader_;
     std::span<std::byte> into_;
     std::size_t count_ = 0;
+    bool fills_ = false;
     bool over_ = false;
   };
   read_op read_some(std::span<std::byte> into) noexcept { return {*this, into}; }
@@ -388,7 +431,8 @@ class buffered_reader {
     }
   };
   // Up to and including `delimiter`; at the end of the stream the rest without one, then nothing. At most
-  // `limit` bytes.
+  // `limit` bytes, delimiter included; if there are more, they stay buffered. `delimiter` must stay until it
+  // is over.
   seek_op<take_until> read_until(std::string_view delimiter,
                                  std::size_t limit = line_limit) {
     if (delimiter.empty()) throw_misuse("read_until was given an empty delimiter");
@@ -409,7 +453,7 @@ class buffered_reader {
     }
   };
   // The next line without its end ("\n" or "\r\n"); empty at the end of the stream. A last line without an
-  // end is a line.
+  // end is a line. The end counts for the limit.
   seek_op<take_line> read_line(std::size_t limit = line_limit) noexcept {
     return {*this, read_goal::delimiter("\n", limit)};
   }
@@ -425,24 +469,25 @@ class buffered_reader {
   seek_op<look> peek(std::size_t count) noexcept { return {*this, read_goal::bytes(count)}; }
 
  private:
+  // Takes away; the bytes stay where they are until the next read.
   std::span<const std::byte> cut(std::size_t count) noexcept {
     const std::span<const std::byte> bytes = buffered().first(count);
     begin_ += count;
     return bytes;
   }
-  // Free memory behind what is buffered: at least a byte, no more than `wanted` in all.
+  // Free memory behind what is buffered: at least a byte. The buffer grows to hold `wanted`.
   std::span<std::byte> room(std::size_t wanted) {
     if (begin_ == end_) begin_ = end_ = 0;
+    // To the front, where that gains more than is left behind: no reads of a few bytes.
+    if (begin_ != 0 && begin_ >= buffer_.size() - end_) {
+      std::copy(buffer_.begin() + static_cast<std::ptrdiff_t>(begin_),
+                buffer_.begin() + static_cast<std::ptrdiff_t>(end_), buffer_.begin());
+      end_ -= begin_;
+      begin_ = 0;
+    }
     if (end_ == buffer_.size()) {
-      if (begin_ != 0) {
-        std::copy(buffer_.begin() + static_cast<std::ptrdiff_t>(begin_),
-                  buffer_.begin() + static_cast<std::ptrdiff_t>(end_), buffer_.begin());
-        end_ -= begin_;
-        begin_ = 0;
-      } else {
-        buffer_.resize(buffer_.size() * 2 < wanted ? buffer_.size() * 2
-                                                   : std::max(wanted, buffer_.size() + 1));
-      }
+      buffer_.resize(buffer_.size() * 2 < wanted ? buffer_.size() * 2
+                                                 : std::max(wanted, buffer_.size() + 1));
     }
     return std::span(buffer_).subspan(end_);
   }

@@ -13,7 +13,6 @@
 
 #include <netinet/in.h>
 
-#include <compare>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -35,8 +34,8 @@ class address {
   // From the kernel. Throws std::invalid_argument for another family.
   static address from(const sockaddr& raw, unsigned bytes);
 
-  bool is_v4() const noexcept { return raw_.family.sin_family == AF_INET; }
-  bool is_v6() const noexcept { return raw_.family.sin_family == AF_INET6; }
+  bool is_v4() const noexcept { return raw_.v4.sin_family == AF_INET; }
+  bool is_v6() const noexcept { return raw_.v4.sin_family == AF_INET6; }
   std::uint16_t port() const noexcept;
   address with_port(std::uint16_t port) const noexcept;
   // Without the port.
@@ -50,10 +49,12 @@ class address {
   friend bool operator==(const address& a, const address& b) noexcept;
 
  private:
-  union raw {
-    sockaddr_in family;
-    sockaddr_in v4;
+  static address parse_host(std::string_view host, std::uint16_t port, std::string_view whole);
+
+  // The longest first: raw_{} clears that one, and with it all bytes.
+  union storage {
     sockaddr_in6 v6;
+    sockaddr_in v4;
   } raw_;
 };
 

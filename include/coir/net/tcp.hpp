@@ -7,9 +7,10 @@
 //   coir::net::tcp_stream out = co_await coir::net::tcp_stream::connect(where);
 //                                                              [tests/net/tcp_test.cpp]
 //
-// Shape    objects that own a descriptor; they move, and belong to the loop they were made on. A stream is
-//          a byte stream (io/stream.hpp).
-// Order    accept: first come, first served. One reader and one writer per stream at a time.
+// Shape    objects that own a descriptor; they move, also while fibers wait, and belong to the loop they
+//          were made on. A stream is a byte stream (io/stream.hpp).
+// Order    accept: first come, first served. One reader and one writer per stream at a time: a second
+//          reader is refused (std::logic_error), a second writer's bytes come in between.
 // Thread   the loop's. They may be destroyed anywhere.
 // Cancel   accept, chunks().next(): now; what arrives meanwhile is kept for the next one. read_some,
 //          write_some, connect: later on io_uring, where they may still succeed; now on epoll.
@@ -71,7 +72,28 @@ class receive_wait {
 };
 }  // namespace priv
 
+class tcp_read_op;
 class tcp_stream;
+
+namespace priv {
+// What a stream knows of the read in flight on it. Either may be gone, or moved, before the other.
+class reading {
+ public:
+  reading() noexcept = default;
+  reading(reading&& other) noexcept { *this = std::move(other); }
+  reading& operator=(reading&& other) noexcept;
+  ~reading() { forget(); }
+
+  bool busy() const noexcept { return op_ != nullptr; }
+
+ private:
+  friend class net::tcp_read_op;
+  void forget() noexcept;
+
+  tcp_read_op* op_ = nullptr;
+  bool drained_ = false;  // the last read left nothing behind
+};
+}  // namespace priv
 
 // What is set on a stream's socket: when it is made by accept or connect, or later.
 class tcp_options {
@@ -96,6 +118,8 @@ class tcp_options {
 
   // Throws std::system_error.
   void apply(const descriptor& to) const;
+  // On a socket whose closing is somebody else's.
+  void set_on(int fd) const;
   // Closing may wait (linger).
   bool lingers() const noexcept { return linger_ && linger_->count() > 0; }
 
@@ -143,8 +167,8 @@ class tcp_listener_options {
 class [[nodiscard]] tcp_read_op : public priv::receive_wait {
  public:
   static constexpr const char* name = "read";
-  tcp_read_op(loop& on, int fd, priv::receiver* receiver, std::span<std::byte> into,
-              bool* drained) noexcept;
+  tcp_read_op(loop& on, int fd, priv::receiver* receiver, priv::reading& stream,
+              std::span<std::byte> into) noexcept;
 
   bool start(waiter& told);
   abort_answer abort() noexcept;
@@ -153,13 +177,23 @@ class [[nodiscard]] tcp_read_op : public priv::receive_wait {
   void describe(std::string& text) const;
 
  private:
+  friend class priv::reading;
   static void copy_bytes(receive_wait& self, priv::receiver& from) noexcept;
+  void leave_stream() noexcept;
 
   request_op<byte_count> direct_;
   priv::receiver* receiver_;  // null: chunks() was never called
+  priv::reading* stream_;     // null: the stream is gone, or the read is over
   std::span<std::byte> into_;
-  bool* drained_;  // the stream's: its last read left nothing behind
   std::size_t count_ = 0;
+};
+
+// Some bytes to a stream.
+class [[nodiscard]] tcp_write_op : public request_op<byte_count> {
+ public:
+  static constexpr const char* name = "write";
+  tcp_write_op(loop& on, int fd, std::span<const std::byte> from) noexcept
+      : request_op(on, request::send(fd, from)) {}
 };
 
 class [[nodiscard]] chunk_op : public priv::receive_wait {
@@ -209,6 +243,23 @@ class [[nodiscard]] connect_op {
   bool aborted_ = false;
 };
 
+// The end of a stream that waits for it. One that was never started closes all the same.
+class [[nodiscard]] tcp_close_op {
+ public:
+  static constexpr const char* name = "close";
+  explicit tcp_close_op(descriptor socket) noexcept : socket_(std::move(socket)) {}
+
+  bool start(waiter& told);
+  abort_answer abort() noexcept;
+  void take() const;
+  result<void> take_result() const;
+  void describe(std::string& text) const;
+
+ private:
+  descriptor socket_;
+  request what_;
+};
+
 enum class direction : std::uint8_t { receive, send, both };
 
 class tcp_stream {
@@ -224,19 +275,20 @@ class tcp_stream {
 
   // At least one byte, or 0 at the end of the stream; 0 also for an empty `into`.
   tcp_read_op read_some(std::span<std::byte> into) noexcept {
-    return {*loop_, socket_.get(), receiver_.get(), into, &drained_};
+    return {*loop_, socket_.get(), receiver_.get(), reading_, into};
   }
   // At least one byte of `from`; 0 only when it is empty.
-  request_op<byte_count> write_some(std::span<const std::byte> from) noexcept {
-    return {*loop_, request::send(socket_.get(), from)};
+  tcp_write_op write_some(std::span<const std::byte> from) noexcept {
+    return {*loop_, socket_.get(), from};
   }
-  // From here on all that arrives comes in chunks; read_some takes from them.
+  // From here on all that arrives comes in chunks; read_some takes from them. Not while somebody reads.
   chunk_reader chunks();
 
   // Tells the peer that nothing more will be sent (send), or drops what comes (receive).
   void shutdown(direction which);
-  // Waits for the close itself: what is in flight is withdrawn first. The stream is empty afterwards.
-  request_op<nothing> close();
+  // Waits for the close itself: what is in flight is withdrawn first. The stream is empty from the call on;
+  // closing an empty one does nothing.
+  tcp_close_op close();
 
   address local_address() const;
   address peer_address() const;
@@ -252,7 +304,7 @@ class tcp_stream {
   loop* loop_;
   std::unique_ptr<priv::receiver, priv::receiver_deleter> receiver_;
   descriptor socket_;
-  bool drained_ = false;
+  priv::reading reading_;
 };
 
 // --- listeners ---

@@ -1,0 +1,196 @@
+// A cancellation at every step of an op that is made of steps.
+#include "io/scripted_stream.hpp"
+
+#include "support/both.hpp"
+#include "support/catch.hpp"
+#include "support/loop_tools.hpp"
+
+#include "fiber/until.hpp"
+
+#include <optional>
+#include <string>
+
+using coir::abort_answer;
+using support::scripted_stream;
+using support::when;
+
+namespace {
+
+constexpr unsigned steps = 5;
+constexpr std::size_t bytes_a_step = 3;
+const std::string text = support::pattern(steps * bytes_a_step);
+
+// How a step that is asked to stop ends.
+enum class ending { now, later_stopped, later_done };
+
+struct outcome {
+  bool returned = false;
+  std::optional<std::size_t> stopped_after;  // cancelled.transferred()
+  bool next_point_cancelled = false;
+};
+
+// Runs `op` in a fiber that is cancelled while step number `at` waits. (Not inside a CHECK: that catches
+// everything, cancellations too.)
+template <class Op>
+outcome cancel_at(scripted_stream& stream, unsigned at, ending how, Op&& op) {
+  stream.steps.assign(steps, {static_cast<int>(bytes_a_step), when::later});
+  stream.answer = how == ending::now ? abort_answer::now : abort_answer::later;
+  outcome seen;
+  auto whom = coir::spawn(
+      [&] {
+        try {
+          op();
+          seen.returned = true;
+        } catch (const coir::cancelled& stop) {
+          seen.stopped_after = stop.transferred();
+        }
+        try {
+          coir::await(coir::yield());
+        } catch (const coir::cancelled&) {
+          seen.next_point_cancelled = true;
+          throw;
+        }
+      },
+      coir::report_failure);
+  for (unsigned i = 0; i < at; ++i) {
+    support::until([&] { return stream.waits(); });
+    stream.finish();
+  }
+  support::until([&] { return stream.waits(); });
+  whom.cancel();
+  whom.cancel();
+  if (how == ending::later_done) stream.finish();
+  if (how == ending::later_stopped) stream.finish_stopped();
+  support::until([&] { return whom.state() == coir::fiber_state::dead; });
+  CHECK(stream.aborts == 1);
+  CHECK(stream.started == at + 1);
+  CHECK(seen.next_point_cancelled);
+  return seen;
+}
+
+// `moved` bytes are accounted for: in the exception, or by all being done.
+void check(const outcome& seen, unsigned at, ending how) {
+  const unsigned done = how == ending::later_done ? at + 1 : at;
+  if (done == steps) {
+    CHECK(seen.returned);
+  } else {
+    CHECK(!seen.returned);
+    REQUIRE(seen.stopped_after.has_value());
+    CHECK(*seen.stopped_after == done * bytes_a_step);
+  }
+}
+
+template <class Test>
+void sweep(Test&& test) {
+  support::on_both_surfaces([&](auto wait) {
+    for (const ending how : {ending::now, ending::later_stopped, ending::later_done}) {
+      for (unsigned at = 0; at < steps; ++at) {
+        INFO("step " << at << ", ending " << static_cast<int>(how));
+        test(wait, at, how);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+TEST_CASE("write_all that is cancelled at any step says how many bytes had moved") {
+  sweep([](auto wait, unsigned at, ending how) {
+    scripted_stream stream;
+    const outcome seen =
+        cancel_at(stream, at, how, [&] { wait(coir::io::write_all(stream, text)); });
+    check(seen, at, how);
+    CHECK(stream.sunk == text.substr(0, seen.returned ? text.size() : *seen.stopped_after));
+  });
+}
+
+TEST_CASE("read_exactly that is cancelled at any step says how many bytes had moved") {
+  sweep([](auto wait, unsigned at, ending how) {
+    scripted_stream stream;
+    stream.source = text;
+    std::string got(text.size(), '-');
+    const outcome seen = cancel_at(stream, at, how, [&] {
+      const std::size_t count =
+          wait(coir::io::read_exactly(stream, std::as_writable_bytes(std::span(got))));
+      CHECK(count == text.size());
+    });
+    check(seen, at, how);
+    const std::size_t moved = seen.returned ? text.size() : *seen.stopped_after;
+    CHECK(got.substr(0, moved) == text.substr(0, moved));
+    CHECK(stream.source == text.substr(moved));
+  });
+}
+
+TEST_CASE("a line that is cancelled at any step loses no byte") {
+  sweep([](auto wait, unsigned at, ending how) {
+    scripted_stream stream;
+    stream.source = "0123456789abc\nrest";
+    coir::io::buffered_reader reader(stream, 16);
+    const outcome seen = cancel_at(stream, at, how, [&] {
+      const auto line = wait(reader.read_line());
+      CHECK(line == "0123456789abc");
+    });
+    const unsigned done = how == ending::later_done ? at + 1 : at;
+    CHECK(seen.returned == (done == steps));
+    stream.steps.clear();
+    if (!seen.returned) CHECK(wait(reader.read_line()) == "0123456789abc");
+    CHECK(wait(reader.read_line()) == "rest");
+    CHECK(!wait(reader.read_line()).has_value());
+  });
+}
+
+TEST_CASE("as_result throws a cancellation all the same") {
+  sweep([](auto wait, unsigned at, ending how) {
+    scripted_stream stream;
+    const outcome seen = cancel_at(stream, at, how, [&] {
+      const auto wrote = wait(coir::as_result(coir::io::write_all(stream, text)));
+      CHECK(wrote.has_value());
+    });
+    check(seen, at, how);
+  });
+}
+
+TEST_CASE("a step that fails after it was asked to stop is an error, with its bytes") {
+  support::on_both_surfaces([](auto wait) {
+    scripted_stream stream;
+    stream.answer = abort_answer::later;
+    stream.steps = {{2}, {-ECONNRESET, when::later}};
+    std::optional<std::size_t> moved;
+    auto whom = coir::spawn([&] {
+      try {
+        wait(coir::io::write_all(stream, "12345"));
+      } catch (const coir::io::partial_error& error) {
+        moved = error.transferred();
+      }
+    });
+    support::until([&] { return stream.waits(); });
+    whom.cancel();
+    stream.finish();
+    support::until([&] { return whom.state() == coir::fiber_state::dead; });
+    CHECK(moved == std::size_t{2});
+  });
+}
+
+TEST_CASE("a cancellation between two shares of steps stops at once") {
+  support::on_both_surfaces([](auto wait) {
+    scripted_stream stream;
+    const std::string long_text = support::pattern(1000);
+    stream.steps.assign(long_text.size(), {1});
+    std::optional<std::size_t> moved;
+    auto whom = coir::spawn([&] {
+      try {
+        wait(coir::io::write_all(stream, long_text));
+      } catch (const coir::cancelled& stop) {
+        moved = stop.transferred();
+        throw;
+      }
+    });
+    support::until([&] { return stream.started > 0; });
+    const unsigned started = stream.started;
+    whom.cancel();
+    support::until([&] { return whom.state() == coir::fiber_state::dead; });
+    CHECK(stream.started == started);
+    CHECK(stream.aborts == 0);
+    CHECK(moved == std::size_t{started});
+  });
+}

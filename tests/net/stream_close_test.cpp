@@ -1,0 +1,295 @@
+// Closing a stream: by whom, under whom, and what is left.
+#include <coir/coir.hpp>
+
+#include "net/peers.hpp"
+
+#include "fiber/until.hpp"
+#include "support/both.hpp"
+#include "support/catch.hpp"
+#include "support/loop_tools.hpp"
+
+#include <optional>
+#include <string>
+#include <thread>
+
+using coir::net::tcp_stream;
+using support::connected;
+
+namespace {
+
+enum class way { destroyed, closed, assigned };
+constexpr way ways[] = {way::destroyed, way::closed, way::assigned};
+
+template <class Wait>
+void end(Wait wait, std::optional<tcp_stream>& stream, way how) {
+  switch (how) {
+    case way::destroyed: stream.reset(); break;
+    case way::closed: wait(stream->close()); break;
+    case way::assigned: *stream = connected().near; break;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a reader that waits on a stream that ends gets bad_file_descriptor") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      for (const way how : ways) {
+        for (const bool chunks : {false, true}) {
+          auto ends = connected();
+          std::optional<tcp_stream> stream(std::move(ends.near));
+          if (chunks) static_cast<void>(stream->chunks());
+          std::error_code code;
+          auto reader = coir::spawn(
+              [&] { code = support::error_of([&] { support::read_text(wait, *stream); }); });
+          support::until([&] { return support::waiting(reader); });
+          support::let_turns_pass();
+          end(wait, stream, how);
+          coir::await(reader.join());
+          CHECK(code == std::errc::bad_file_descriptor);
+          // The connection is at its end for the peer, too.
+          CHECK(support::read_text(wait, ends.far).empty());
+        }
+      }
+    });
+  });
+}
+
+TEST_CASE("a writer that waits on a stream that ends gets bad_file_descriptor, and what had moved") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      for (const way how : ways) {
+        auto ends = connected();
+        std::optional<tcp_stream> stream(std::move(ends.near));
+        const std::string much(64 << 20, 'x');
+        std::error_code code;
+        std::size_t moved = 0;
+        auto writer = coir::spawn([&] {
+          try {
+            wait(coir::io::write_all(*stream, much));
+          } catch (const coir::io::partial_error& error) {
+            code = error.code();
+            moved = error.transferred();
+          }
+        });
+        support::until([&] { return support::waiting(writer); });
+        support::let_turns_pass();
+        end(wait, stream, how);
+        coir::await(writer.join());
+        CHECK(code == std::errc::bad_file_descriptor);
+        std::size_t arrived = 0;
+        std::string block(1 << 20, '\0');
+        while (const std::size_t n = wait(ends.far.read_some(std::as_writable_bytes(std::span(block)))))
+          arrived += n;
+        CHECK(arrived == moved);
+      }
+    });
+  });
+}
+
+TEST_CASE("a read that is over when the stream ends keeps its bytes") {
+  support::on_both_surfaces([](auto wait) {
+    for (const way how : ways) {
+      for (const bool chunks : {false, true}) {
+        auto ends = connected();
+        std::optional<tcp_stream> stream(std::move(ends.near));
+        if (chunks) static_cast<void>(stream->chunks());
+        std::string got;
+        // Runs in the same turn as the reader, and before it: it was spawned to wait for the same event.
+        auto reader = coir::spawn([&] { got = support::read_text(wait, *stream); });
+        support::until([&] { return support::waiting(reader); });
+        support::let_turns_pass();
+        wait(coir::io::write_all(ends.far, "in time"));
+        support::until([&] { return !support::waiting(reader); });
+        end(wait, stream, how);
+        coir::await(reader.join());
+        CHECK(got == "in time");
+      }
+    }
+  });
+}
+
+TEST_CASE("a closed stream is empty, and closing it again does nothing") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      auto [near, far] = connected();
+      CHECK(near);
+      wait(near.close());
+      CHECK(!near);
+      CHECK(near.fd() == -1);
+      wait(near.close());
+      CHECK(wait(coir::as_result(near.close())).has_value());
+      CHECK(support::error_of([&] { support::read_text(wait, near); }) ==
+            std::errc::bad_file_descriptor);
+      CHECK(support::error_of([&] { wait(near.write_some(support::bytes_of("x"))); }) ==
+            std::errc::bad_file_descriptor);
+      CHECK(support::error_of([&] { wait(near.chunks().next()); }) ==
+            std::errc::bad_file_descriptor);
+      CHECK_THROWS_AS(near.shutdown(coir::net::direction::both), std::system_error);
+      CHECK_THROWS_AS(near.peer_address(), std::system_error);
+      CHECK(support::read_text(wait, far).empty());
+    });
+  });
+}
+
+TEST_CASE("a receive loop whose stream was closed hears of it") {
+  support::on_both_surfaces([](auto wait) {
+    auto [near, far] = connected();
+    auto chunks = near.chunks();
+    wait(coir::io::write_all(far, "never read"));
+    support::let_turns_pass();
+    wait(near.close());
+    CHECK(support::error_of([&] { wait(chunks.next()); }) == std::errc::bad_file_descriptor);
+    CHECK(coir::loop::current()->chunks().free() == coir::loop::current()->chunks().count());
+  });
+}
+
+TEST_CASE("a close that is cancelled before it begins closes all the same") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      auto ends = connected();
+      bool went_on = false;
+      auto closer = coir::spawn([&] {
+        coir::running_fiber().cancel();
+        wait(ends.near.close());
+        went_on = true;
+      });
+      coir::await(coir::end_op(closer));
+      CHECK(!went_on);
+      CHECK(!ends.near);
+      CHECK(support::read_text(wait, ends.far).empty());
+      // One that is dropped.
+      { auto dropped = ends.far.close(); }
+      CHECK(!ends.far);
+    });
+  });
+}
+
+TEST_CASE("a close that is cancelled while it waits is through when it returns") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      auto ends = connected();
+      std::error_code code;
+      auto reader = coir::spawn(
+          [&] { code = support::error_of([&] { support::read_text(wait, ends.near); }); });
+      support::until([&] { return support::waiting(reader); });
+      support::let_turns_pass();
+      const int fd = ends.near.fd();
+      bool closed = false;
+      auto closer = coir::spawn([&] {
+        wait(ends.near.close());
+        closed = true;
+      });
+      coir::await(coir::yield());
+      closer.cancel();
+      coir::await(coir::end_op(closer));
+      CHECK(closed);
+      CHECK(::fcntl(fd, F_GETFD) == -1);
+      coir::await(reader.join());
+      CHECK(code == std::errc::bad_file_descriptor);
+    });
+  });
+}
+
+TEST_CASE("a number that is used again never sees what belonged to its former owner") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      for (int round = 0; round < 100; ++round) {
+        auto ends = connected();
+        std::optional<tcp_stream> stream(std::move(ends.near));
+        if (round % 2 == 0) static_cast<void>(stream->chunks());
+        auto reader = coir::spawn(
+            [&] { support::error_of([&] { support::read_text(wait, *stream); }); });
+        support::until([&] { return support::waiting(reader); });
+        const int fd = stream->fd();
+        wait(coir::io::write_all(ends.far, "old"));
+        stream.reset();
+        support::until([&] { return support::dead(reader); });
+        auto fresh = connected();
+        // The kernel gives the lowest number that is free.
+        CHECK((fresh.near.fd() == fd || fresh.far.fd() == fd || fd > fresh.far.fd() ||
+               fd > fresh.near.fd()));
+        wait(coir::io::write_all(fresh.far, "new"));
+        CHECK(support::read_text(wait, fresh.near) == "new");
+      }
+    });
+  });
+}
+
+TEST_CASE("a stream may be moved, also while fibers read and write") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      for (const bool chunks : {false, true}) {
+        auto ends = connected();
+        std::optional<tcp_stream> first(std::move(ends.near));
+        if (chunks) static_cast<void>(first->chunks());
+        std::string got;
+        auto reader = coir::spawn([&] { got = support::read_text(wait, *first); });
+        support::until([&] { return support::waiting(reader); });
+        tcp_stream second(std::move(*first));
+        first.reset();
+        // It still has its reader.
+        if (!chunks) CHECK_THROWS_AS(support::read_text(wait, second), std::logic_error);
+        wait(coir::io::write_all(ends.far, "one"));
+        coir::await(reader.join());
+        CHECK(got == "one");
+        wait(coir::io::write_all(ends.far, "two"));
+        CHECK(support::read_text(wait, second) == "two");
+      }
+    });
+  });
+}
+
+TEST_CASE("a stream may end outside of its loop's run, after its loop, and on another thread") {
+  support::leaves_no_descriptor([] {
+    for (const bool chunks : {false, true}) {
+      std::optional<tcp_stream> after_the_loop;
+      {
+        coir::loop loop;
+        coir::scheduler fibers(loop);
+        std::optional<support::stream_pair> outside;
+        std::optional<support::stream_pair> elsewhere;
+        bool ready = false;
+        auto maker = fibers.spawn([&] {
+          const auto make = [&] {
+            auto ends = connected();
+            if (chunks) {
+              // A request is in flight, and a chunk in the queue.
+              auto reader = ends.near.chunks();
+              coir::await(coir::io::write_all(ends.far, "1"));
+              static_cast<void>(coir::await(reader.next()));
+              coir::await(coir::io::write_all(ends.far, "2"));
+              support::let_turns_pass();
+            }
+            return ends;
+          };
+          outside.emplace(make());
+          elsewhere.emplace(make());
+          after_the_loop.emplace(make().near);
+          ready = true;
+        });
+        support::run_until(loop, [&] { return ready; });
+        outside.reset();
+        std::thread([&] { elsewhere.reset(); }).join();
+        support::idle_turns(loop);
+        // What was posted is done: only the loop's own descriptors and one stream are open.
+        CHECK(loop.in_flight() <= 1);
+      }
+      after_the_loop.reset();
+    }
+  });
+}
+
+TEST_CASE("a stream of another thread's loop that ends with it is closed") {
+  support::leaves_no_descriptor([] {
+    std::optional<support::stream_pair> ends;
+    {
+      coir::loop loop;
+      coir::scheduler fibers(loop);
+      auto maker = fibers.spawn([&] { ends.emplace(connected()); });
+      support::run_until(loop, [&] { return support::dead(maker); });
+      // Posted to a loop that never runs again.
+      std::thread([&] { ends.reset(); }).join();
+    }
+  });
+}
