@@ -23,77 +23,77 @@ constexpr std::size_t stack_bytes = 16 * 1024;
 
 // The measuring fiber is one of the `count`, so that each of its yields is one full round.
 double switch_fibers(std::size_t count) {
-    fibers::pooled_fixedsize_stack stacks(stack_bytes);
-    bool stop = false;
-    std::vector<fibers::fiber> others;
-    for (std::size_t i = 1; i < count; ++i) {
-        others.emplace_back(std::allocator_arg, stacks, [&stop] {
-            while (!stop) {
-                boost::this_fiber::yield();
-            }
-        });
-    }
-    const double result = micro::ns_per_iteration([&](std::size_t iterations) {
-        const std::size_t rounds = (iterations + count - 1) / count;
-        for (std::size_t i = 0; i < rounds; ++i) {
-            boost::this_fiber::yield();
-        }
-        return rounds * count;
+  fibers::pooled_fixedsize_stack stacks(stack_bytes);
+  bool stop = false;
+  std::vector<fibers::fiber> others;
+  for (std::size_t i = 1; i < count; ++i) {
+    others.emplace_back(std::allocator_arg, stacks, [&stop] {
+      while (!stop) {
+        boost::this_fiber::yield();
+      }
     });
-    stop = true;
-    for (fibers::fiber& other : others) {
-        other.join();
+  }
+  const double result = micro::ns_per_iteration([&](std::size_t iterations) {
+    const std::size_t rounds = (iterations + count - 1) / count;
+    for (std::size_t i = 0; i < rounds; ++i) {
+      boost::this_fiber::yield();
     }
-    return result;
+    return rounds * count;
+  });
+  stop = true;
+  for (fibers::fiber& other : others) {
+    other.join();
+  }
+  return result;
 }
 
 double spawn_fibers() {
-    fibers::pooled_fixedsize_stack stacks(stack_bytes);
-    return micro::ns_per_iteration([&](std::size_t iterations) {
-        for (std::size_t i = 0; i < iterations; ++i) {
-            fibers::fiber(std::allocator_arg, stacks, [] {}).join();
-        }
-        return iterations;
-    });
+  fibers::pooled_fixedsize_stack stacks(stack_bytes);
+  return micro::ns_per_iteration([&](std::size_t iterations) {
+    for (std::size_t i = 0; i < iterations; ++i) {
+      fibers::fiber(std::allocator_arg, stacks, [] {}).join();
+    }
+    return iterations;
+  });
 }
 
 double park_fibers() {
-    constexpr std::size_t parked = 100'000;
-    fibers::mutex mutex;
-    fibers::condition_variable wake_up;
-    bool stop = false;
-    std::vector<fibers::fiber> waiting;
-    waiting.reserve(parked);
-    const std::size_t before = micro::resident_bytes();
-    for (std::size_t i = 0; i < parked; ++i) {
-        // The pool would put two fibers' ends on one page and touch the pages between; plain
-        // stacks are what this peer does best here.
-        waiting.emplace_back(std::allocator_arg, fibers::fixedsize_stack(stack_bytes), [&] {
-            std::unique_lock lock(mutex);
-            wake_up.wait(lock, [&] { return stop; });
-        });
-        boost::this_fiber::yield();
-    }
-    const double result = static_cast<double>(micro::resident_bytes() - before) / parked;
-    stop = true;
-    wake_up.notify_all();
-    for (fibers::fiber& one : waiting) {
-        one.join();
-    }
-    return result;
+  constexpr std::size_t parked = 100'000;
+  fibers::mutex mutex;
+  fibers::condition_variable wake_up;
+  bool stop = false;
+  std::vector<fibers::fiber> waiting;
+  waiting.reserve(parked);
+  const std::size_t before = micro::resident_bytes();
+  for (std::size_t i = 0; i < parked; ++i) {
+    // The pool would put two fibers' ends on one page and touch the pages between; plain
+    // stacks are what this peer does best here.
+    waiting.emplace_back(std::allocator_arg, fibers::fixedsize_stack(stack_bytes), [&] {
+      std::unique_lock lock(mutex);
+      wake_up.wait(lock, [&] { return stop; });
+    });
+    boost::this_fiber::yield();
+  }
+  const double result = static_cast<double>(micro::resident_bytes() - before) / parked;
+  stop = true;
+  wake_up.notify_all();
+  for (fibers::fiber& one : waiting) {
+    one.join();
+  }
+  return result;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::vector<micro::bench_case> cases;
-    for (const std::string body : {"coroutine", "stack"}) {
-        for (const std::size_t count : {2, 100, 10'000}) {
-            cases.push_back({"switch/" + body + "/" + std::to_string(count), "boost-fiber", "ns",
-                             [count] { return switch_fibers(count); }});
-        }
-        cases.push_back({"spawn/" + body, "boost-fiber", "ns", spawn_fibers});
-        cases.push_back({"spawn/parked-" + body, "boost-fiber", "bytes", park_fibers});
+  std::vector<micro::bench_case> cases;
+  for (const std::string body : {"coroutine", "stack"}) {
+    for (const std::size_t count : {2, 100, 10'000}) {
+      cases.push_back({"switch/" + body + "/" + std::to_string(count), "boost-fiber", "ns",
+                       [count] { return switch_fibers(count); }});
     }
-    return micro::run(argc, argv, cases);
+    cases.push_back({"spawn/" + body, "boost-fiber", "ns", spawn_fibers});
+    cases.push_back({"spawn/parked-" + body, "boost-fiber", "bytes", park_fibers});
+  }
+  return micro::run(argc, argv, cases);
 }
