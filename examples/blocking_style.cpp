@@ -111,7 +111,7 @@ coir::task<int> listen_and_serve(coir::net::address where) {
 }
 
 int main(int argc, char** argv) {
-  return example::main(argc, argv, [](coir::net::address where) {
+  return example::run_server(argc, argv, [](coir::net::address where) {
     return coir::run(listen_and_serve(where));
   });
 }

@@ -26,6 +26,7 @@
 #include <span>
 #include <utility>
 
+// README: server
 coir::task<> serve(coir::net::tcp_stream peer) {
   std::array<std::byte, 4096> buffer;
   while (std::size_t n = co_await peer.read_some(buffer))  // 0 at the end of the stream
@@ -40,9 +41,10 @@ coir::task<int> listen_and_serve(coir::net::address where) {
     coir::spawn(serve(std::move(peer)), coir::report_failure);  // a child; its reset is not ours
   }
 }
+// README end
 
 int main(int argc, char** argv) {
-  return example::main(argc, argv, [](coir::net::address where) {
+  return example::run_server(argc, argv, [](coir::net::address where) {
     return coir::run(listen_and_serve(where));
   });
 }

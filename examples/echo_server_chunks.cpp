@@ -22,11 +22,13 @@
 
 #include <utility>
 
+// README: receive loop
 coir::task<> serve(coir::net::tcp_stream peer) {
   auto chunks = peer.chunks();
   while (auto chunk = co_await chunks.next())  // empty at the end of the stream
     co_await coir::io::write_all(peer, chunk->bytes());
 }  // a chunk goes back to its pool when it dies
+// README end
 
 coir::task<int> listen_and_serve(coir::net::address where) {
   coir::net::tcp_listener listener(where);
@@ -38,7 +40,7 @@ coir::task<int> listen_and_serve(coir::net::address where) {
 }
 
 int main(int argc, char** argv) {
-  return example::main(argc, argv, [](coir::net::address where) {
+  return example::run_server(argc, argv, [](coir::net::address where) {
     return coir::run(listen_and_serve(where));
   });
 }

@@ -23,6 +23,7 @@
 #include <cstddef>
 #include <span>
 
+// README: server on stacks
 int listen_and_serve(coir::net::address where) {
   coir::net::tcp_listener listener(where);
   example::announce(listener);
@@ -34,9 +35,10 @@ int listen_and_serve(coir::net::address where) {
     }, coir::report_failure);
   }
 }
+// README end
 
 int main(int argc, char** argv) {
-  return example::main(argc, argv, [](coir::net::address where) {
+  return example::run_server(argc, argv, [](coir::net::address where) {
     return coir::run([where] { return listen_and_serve(where); });
   });
 }

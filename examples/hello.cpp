@@ -8,6 +8,7 @@
 //   Hello from a coroutine!
 //   Hello from a stack!
 
+// README: hello
 #include <coir/coir.hpp>
 
 #include <chrono>

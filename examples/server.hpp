@@ -7,6 +7,8 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -15,15 +17,18 @@ namespace example {
 
 inline coir::loop* running = nullptr;
 
-// Says where the listener listens. From here on Ctrl-C and SIGTERM cancel the main fiber, and with it
-// all that it spawned.
+// From here on Ctrl-C and SIGTERM cancel the main fiber, and with it all that it spawned; a second one
+// ends the program at once. Says where the listener listens.
 inline void announce(const coir::net::tcp_listener& listener) {
-  std::printf("listening on %s\n", listener.local_address().to_string().c_str());
-  std::fflush(stdout);
   running = coir::loop::current();
   for (int number : {SIGINT, SIGTERM}) {
-    std::signal(number, [](int) { running->stop(); });
+    std::signal(number, [](int arrived) {
+      std::signal(arrived, SIG_DFL);
+      running->stop();
+    });
   }
+  std::printf("listening on %s\n", listener.local_address().to_string().c_str());
+  std::fflush(stdout);
 }
 
 inline std::uint16_t port_from(std::string_view text) {
@@ -36,23 +41,26 @@ inline std::uint16_t port_from(std::string_view text) {
   return port;
 }
 
-// Calls `serve` with the address that the command line asks for: PROGRAM [PORT].
+// How a program ends whose main fiber was cancelled.
+inline bool was_stopped(const std::exception& error) {
+  const auto* const reason = dynamic_cast<const std::system_error*>(&error);
+  return reason != nullptr && reason->code() == std::errc::operation_canceled;
+}
+
+// Calls `serve` with the address that the command line asks for, PROGRAM [PORT]. Returns the exit code.
 template <class Serve>
-int main(int argc, char** argv, Serve serve) {
+int run_server(int argc, char** argv, Serve serve) {
   try {
     const std::uint16_t port = argc > 1 ? port_from(argv[1]) : 7000;
     return serve(coir::net::address("127.0.0.1", port));
-  } catch (const std::system_error& error) {
-    // How a program ends whose main fiber was cancelled.
-    if (error.code() == std::errc::operation_canceled) {
+  } catch (const std::exception& error) {
+    if (was_stopped(error)) {
       std::puts("stopped");
       return 0;
     }
     std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
+    return 1;
   }
-  return 1;
 }
 
 }  // namespace example
