@@ -29,13 +29,11 @@ bool run_here(void*, request& what, int (*work)(request&)) {
 
 }  // namespace
 
-descriptor_state& descriptor_table::operator[](int fd) {
-  const std::size_t at = static_cast<std::size_t>(fd);
-  const std::size_t page_number = at / page_entries;
-  if (page_number >= pages_.size()) pages_.resize(page_number + 1);
-  std::unique_ptr<page>& where = pages_[page_number];
-  if (where == nullptr) where = std::make_unique<page>();
-  return (*where)[at % page_entries];
+descriptor_state& descriptor_table::make(int fd) {
+  const std::size_t number = static_cast<unsigned>(fd) / page_entries;
+  if (number >= pages_.size()) pages_.resize(number + 1);
+  if (pages_[number] == nullptr) pages_[number] = std::make_unique<page>();
+  return *find(fd);
 }
 
 backend::backend(trace::control& trace, unsigned chunk_count, std::size_t chunk_bytes)
@@ -53,34 +51,42 @@ chunk_pool& backend::chunks() {
   return *chunks_;
 }
 
-bool backend::start(request& what) {
-  COIR_ASSERT(!what.armed_, "a request was started twice");
-  what.retried_ = false;
-  what.withdrawn_ = false;
-  what.more_waits_ = false;
-  COIR_TRACE(trace_, trace::point::submit, 0, static_cast<std::uint64_t>(what.kind),
-             static_cast<std::uint64_t>(what.fd));
-  ++stats_.submitted;
-  if (begin(what)) return true;
-  COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
-             static_cast<std::uint64_t>(static_cast<std::int64_t>(what.result)));
-  return false;
+// Ends in the backend's own function, see request_row::attempt.
+[[gnu::always_inline]] inline bool backend::begin(request& what) {
+  descriptor_state* const state = descriptors_.find(what.fd);
+  if (state == nullptr || state->closing || what.kind == request_kind::close) [[unlikely]]
+    return begin_otherwise(what);
+  return do_start(what, *state);
 }
 
-bool backend::begin(request& what) {
+// On no descriptor, on a number not seen before, or when one is being closed.
+bool backend::begin_otherwise(request& what) {
   // A path has no descriptor yet; what is said of number 0 here is not used.
   if (what.kind == request_kind::open) return do_start(what, descriptors_[0]);
-  if (what.fd < 0) {
-    what.result = -EBADF;
-    return false;
-  }
-  descriptor_state& state = descriptors_[what.fd];
-  if (state.closing) {
+  if (what.fd < 0 || descriptors_[what.fd].closing) {
     what.result = -EBADF;
     return false;
   }
   if (what.kind == request_kind::close) return start_close(what);
-  return do_start(what, state);
+  return do_start(what, descriptors_[what.fd]);
+}
+
+bool backend::start(request& what) {
+  COIR_ASSERT(!what.armed_, "a request was started twice");
+  what.retried_ = what.withdrawn_ = what.more_expected_ = what.held_up_ = false;
+  ++stats_.submitted;
+  if (trace_.on(trace::point::submit) || trace_.on(trace::point::complete)) [[unlikely]]
+    return begin_traced(what);
+  return begin(what);
+}
+
+bool backend::begin_traced(request& what) {
+  COIR_TRACE(trace_, trace::point::submit, 0, static_cast<std::uint64_t>(what.kind),
+             static_cast<std::uint64_t>(what.fd));
+  if (begin(what)) return true;
+  COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
+             static_cast<std::uint64_t>(static_cast<std::int64_t>(what.result)));
+  return false;
 }
 
 abort_answer backend::withdraw(request& what) noexcept {
@@ -99,40 +105,26 @@ void backend::adopt(int fd) {
   state.watched = state.readable = state.writable = state.ended = state.plain_tcp = false;
 }
 
-void backend::arm(request& what, descriptor_state& state) noexcept {
-  what.armed_ = true;
-  const bool apart = what.kind == request_kind::open || what.kind == request_kind::close;
-  (apart ? apart_ : state.requests).push_back(what);
-  ++in_flight_;
-  if (!what.background) ++awaited_;
-}
-
-void backend::leave(request& what) noexcept {
-  what.armed_ = false;
-  what.unlink();
-  --in_flight_;
-  if (!what.background) --awaited_;
-}
-
-void backend::detach(request& what) noexcept { leave(what); }
-
 void backend::complete(request& what, int result) noexcept {
   COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
              static_cast<std::uint64_t>(static_cast<std::int64_t>(result)));
   ++stats_.completed;
   what.result = result;
   const int fd = what.fd;
-  const bool on_descriptor = fd >= 0 && what.kind != request_kind::close;
+  const bool held_up = what.held_up_;
   leave(what);
   if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
-  if (!on_descriptor) return;
+  if (held_up) [[unlikely]]
+    go_on_closing(fd);
+}
+
+void backend::go_on_closing(int fd) noexcept {
   descriptor_state& state = descriptors_[fd];
-  if (state.closing && state.requests.empty()) {
-    request* const closer = std::exchange(state.closer, nullptr);
-    if (finish_close(fd, state, closer) && closer != nullptr) {
-      if (closer->armed_) leave(*closer);
-      if (closer->told != nullptr) closer->told->done();
-    }
+  if (!state.closing || !state.requests.empty()) return;
+  request* const closer = std::exchange(state.closer, nullptr);
+  if (finish_close(fd, state, closer) && closer != nullptr) {
+    if (closer->armed_) leave(*closer);
+    if (closer->told != nullptr) closer->told->done();
   }
 }
 
@@ -146,6 +138,7 @@ void backend::deliver(request& what, int result) noexcept {
 
 void backend::withdraw_all(descriptor_state& state) noexcept {
   state.requests.for_each([&](request& what) {
+    what.held_up_ = true;
     if (do_withdraw(what, state) == abort_answer::now) {
       // Nobody asked for this one to stop: whoever waits for it is told.
       what.result = -ECANCELED;
@@ -196,6 +189,20 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
 void backend::drain() noexcept {
   descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
   while (in_flight_ != 0) wait(never);
+}
+
+void backend::let_go() noexcept {
+  const auto tell = [&](request& what) {
+    leave(what);
+    what.result = -ECANCELED;
+    if (what.told != nullptr) what.told->done();
+  };
+  descriptors_.for_each([&](int fd, descriptor_state& state) {
+    state.requests.for_each(tell);
+    state.lingers = false;
+    if (state.closing) go_on_closing(fd);
+  });
+  apart_.for_each(tell);
 }
 
 }  // namespace coir

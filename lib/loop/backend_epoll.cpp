@@ -16,6 +16,8 @@
 #include <array>
 #include <cerrno>
 #include <ctime>
+#include <utility>
+#include <vector>
 
 namespace coir {
 
@@ -37,23 +39,17 @@ std::uint64_t data_of(int fd, const descriptor_state& state) noexcept {
   return static_cast<std::uint64_t>(state.generation) << 32 | static_cast<std::uint32_t>(fd);
 }
 
-bool may_block(const request& what) noexcept {
-  switch (what.kind) {
-    case request_kind::open:
-    case request_kind::close:
-    case request_kind::fsync: return true;
-    case request_kind::read:
-    case request_kind::write:
-    case request_kind::readv:
-    case request_kind::writev: return what.offset != request::no_offset;
-    default: return false;
-  }
+bool may_block(const request& what, const request_row& row) noexcept {
+  if (row.may_block == blocking::no) [[likely]]
+    return false;
+  return row.may_block == blocking::yes || what.offset != request::no_offset;
 }
+bool may_block(const request& what) noexcept { return may_block(what, row_of(what.kind)); }
 
 class epoll_backend final : public backend {
  public:
   epoll_backend(trace::control& trace, const backend_settings& settings);
-  ~epoll_backend() override { drain(); }
+  ~epoll_backend() override { epoll_ ? drain() : let_go(); }
 
   std::size_t wait(instant deadline) override;
   void submit() override {}
@@ -67,11 +63,16 @@ class epoll_backend final : public backend {
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
   void forget(int fd, descriptor_state& state) noexcept override;
 
+  [[gnu::noinline]] bool start_blocking(request& what, descriptor_state& state);
+  [[gnu::noinline]] bool begin_watching(request& what, descriptor_state& state);
   bool watch(int fd, descriptor_state& state, int& error) noexcept;
-  int attempt(request& what, descriptor_state& state);
+  [[gnu::noinline]] bool take_chunk(request& what);
+  [[gnu::noinline]] void serve_later(int fd);
+  int attempt(const request_row& row, request& what, descriptor_state& state);
   bool waits_ahead(const descriptor_state& state, bool for_input) const noexcept;
   void serve(int fd, descriptor_state& state);
   bool serve_one(request& what, descriptor_state& state);
+  bool serve_multishot(request& what, descriptor_state& state);
   void unwatch_foreign(int fd, descriptor_state& state) noexcept;
   int rebuild();
   int sleep(std::array<epoll_event, events_per_wait>& events, instant deadline);
@@ -94,19 +95,21 @@ int refusal(const request& what) noexcept {
   return what.kind == request_kind::accept_multi && listens == 0 ? EINVAL : 0;
 }
 
-bool for_input(const request& what) noexcept {
-  if (what.kind == request_kind::poll) return (what.flags & POLLOUT) == 0;
-  return (row_of(what.kind).readiness & POLLIN) != 0;
+bool for_input(const request& what, const request_row& row) noexcept {
+  if (what.kind == request_kind::poll) [[unlikely]]
+    return (what.flags & POLLOUT) == 0;
+  return (row.readiness & POLLIN) != 0;
 }
+bool for_input(const request& what) noexcept { return for_input(what, row_of(what.kind)); }
 
 epoll_backend::epoll_backend(trace::control& trace, const backend_settings& settings)
     : backend(trace, settings.chunks, settings.chunk_bytes), wake_fd_(settings.wake_fd) {
   if (const int error = rebuild(); error != 0) throw_error(error, "epoll set of a loop");
 }
 
-// Makes the epoll set anew and answers an errno, or 0. At the start, and when a registration fires that cannot be removed: its
-// descriptor was closed behind our back while a duplicate keeps the open file, and the registration
-// with it, alive.
+// Makes the epoll set anew and answers an errno, or 0. At the start, and when a registration fires that
+// cannot be removed: its descriptor was closed behind our back while a duplicate keeps the open file, and
+// the registration with it, alive.
 int epoll_backend::rebuild() {
   unique_fd fresh(::epoll_create1(EPOLL_CLOEXEC));
   if (!fresh) return errno;
@@ -117,19 +120,24 @@ int epoll_backend::rebuild() {
     return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
   };
   if (const int error = add(wake_fd_, EPOLLIN | EPOLLET, wake_data); error != 0) return error;
+  std::vector<std::pair<int, int>> lost;  // descriptors, and why
   descriptors_.for_each([&](int fd, descriptor_state& state) {
     if (!state.watched) return;
-    const int refused = add(fd, edges, data_of(fd, state));
+    // A number that was closed behind our back may be the new set's own by now.
+    const int refused = fd == fresh.get() ? EBADF : add(fd, edges, data_of(fd, state));
     state.watched = refused == 0;
     // The new registration reports what is ready; until then, trying is the safe answer.
     state.readable = state.writable = true;
-    // A number that was closed behind our back, or no memory for the new entry: nothing would ever
-    // report on it again, so those who wait are told now.
-    if (refused != 0) {
-      state.requests.for_each([&](request& what) { complete(what, -refused); });
-    }
+    if (refused != 0) lost.emplace_back(fd, refused);
   });
   epoll_ = std::move(fresh);
+  // Closed, or no memory for the new entry: nothing would ever report on it again, so those who wait are
+  // told now. Not before the new set is ours: whoever is told may start something, which belongs in there.
+  for (const auto& [fd, refused] : lost) {
+    descriptors_[fd].requests.for_each([&](request& what) {
+      if (!may_block(what)) complete(what, -refused);
+    });
+  }
   return 0;
 }
 
@@ -169,30 +177,31 @@ void epoll_backend::forget(int fd, descriptor_state& state) noexcept {
 // registration then without a word. So it is registered only while somebody waits.
 void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
   if (state.owned || !state.watched || !state.requests.empty()) return;
-  forget(fd, state);
   state.watched = false;
+  // Closed already: a duplicate may keep the registration alive and out of reach. Should it ever fire, it
+  // is known to be of an earlier life, and the set is rebuilt.
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr) < 0) ++state.generation;
 }
 
-int epoll_backend::attempt(request& what, descriptor_state& state) {
-  const request_row& row = row_of(what.kind);
-  if (what.kind == request_kind::recv_multi) {
-    std::uint16_t number = 0;
-    if (!chunks().take(number)) return -ENOBUFS;
-    what.address = chunks().memory(number);
-    what.length = static_cast<std::uint32_t>(chunks().chunk_bytes());
-    chunk_of(what) = number;
-  }
+[[gnu::always_inline]] inline int epoll_backend::attempt(const request_row& row, request& what,
+                                                         descriptor_state& state) {
+  const bool into_chunk = what.kind == request_kind::recv_multi;
+  if (into_chunk && !take_chunk(what)) [[unlikely]]
+    return -ENOBUFS;
   int result = 0;
   do {
-    result = row.attempt(what);
+    result = coir::attempt(row, what);
   } while (result == -EINTR);
-  if (what.kind == request_kind::recv_multi && result <= 0) chunks().give_back(chunk_of(what));
+  if (into_chunk && result <= 0) [[unlikely]]
+    chunks().give_back(chunk_of(what));
 
-  bool& ready = for_input(what) ? state.readable : state.writable;
+  // As what is written mostly is.
+  if (result == static_cast<int>(what.length)) return result;
+  bool& ready = for_input(what, row) ? state.readable : state.writable;
   if (result == -EAGAIN) {
     ready = false;
   } else if (row.stream && state.plain_tcp && !state.ended && result > 0 &&
-             static_cast<std::uint32_t>(result) < what.length && (what.flags & looks_only) == 0) {
+             (what.flags & looks_only) == 0) {
     // It gave or took less than asked, so it has no more for now: the next edge says when. A hang-up
     // makes no further edge, which is why `ended` keeps both directions ready. Datagrams, terminals,
     // packets and passed descriptors end a read short with more behind it, and so does an urgent byte.
@@ -208,32 +217,49 @@ bool epoll_backend::waits_ahead(const descriptor_state& state, bool input) const
 }
 
 bool epoll_backend::do_start(request& what, descriptor_state& state) {
-  if (may_block(what)) {
-    if (blocking_.run(blocking_.self, what, row_of(what.kind).attempt)) return false;
-    arm(what, state);
-    return true;
-  }
-  const bool input = for_input(what);
-  const bool multishot = row_of(what.kind).multishot;
-  const bool known_blocked = state.watched && !(input ? state.readable : state.writable);
+  const request_row& row = row_of(what.kind);
+  if (may_block(what, row)) [[unlikely]]
+    return start_blocking(what, state);
+  const bool input = for_input(what, row);
+  const bool ready = !state.watched || (input ? state.readable : state.writable);
   // A multishot request tells all its results through its waiter, so it never finishes here.
-  if (!multishot && !(known_blocked && what.kind != request_kind::poll &&
-                      what.kind != request_kind::connect) &&
-      !waits_ahead(state, input)) {
-    what.result = attempt(what, state);
+  if ((ready || row.always_tried) && !row.multishot &&
+      (state.requests.empty() || !waits_ahead(state, input))) {
+    what.result = attempt(row, what, state);
     if (what.result != -EAGAIN) return false;
   }
-  if (!state.watched) {
-    int error = multishot ? refusal(what) : 0;
-    if (error != 0 || !watch(what.fd, state, error)) {
-      // EPERM: a regular file, which is always ready and answered above, or has no readiness at all.
-      what.result = -error;
-      return false;
-    }
-    // What became ready between the attempt and the registration is reported by it.
-  }
+  if (!state.watched && !begin_watching(what, state)) [[unlikely]]
+    return false;
   arm(what, state);
-  if (multishot && (state.readable || state.ended)) unfinished_.push_back(what.fd);
+  if (row.multishot && (state.readable || state.ended)) [[unlikely]]
+    serve_later(what.fd);
+  return true;
+}
+
+bool epoll_backend::start_blocking(request& what, descriptor_state& state) {
+  const auto work = [](request& mine) { return coir::attempt(row_of(mine.kind), mine); };
+  if (blocking_.run(blocking_.self, what, work)) return false;
+  arm(what, state);
+  return true;
+}
+
+bool epoll_backend::begin_watching(request& what, descriptor_state& state) {
+  int error = row_of(what.kind).multishot ? refusal(what) : 0;
+  // What became ready since the attempt is reported by the registration.
+  if (error == 0 && watch(what.fd, state, error)) return true;
+  // EPERM: a regular file, which is always ready and was answered, or has no readiness at all.
+  what.result = -error;
+  return false;
+}
+
+void epoll_backend::serve_later(int fd) { unfinished_.push_back(fd); }
+
+bool epoll_backend::take_chunk(request& what) {
+  std::uint16_t number = 0;
+  if (!chunks().take(number)) return false;
+  what.address = chunks().memory(number);
+  what.length = static_cast<std::uint32_t>(chunks().chunk_bytes());
+  chunk_of(what) = number;
   return true;
 }
 
@@ -245,15 +271,19 @@ abort_answer epoll_backend::do_withdraw(request& what, descriptor_state& state) 
 }
 
 // One request that may find its descriptor ready. False: it would still block.
-bool epoll_backend::serve_one(request& what, descriptor_state& state) {
-  if (!row_of(what.kind).multishot) {
-    const int result = attempt(what, state);
-    if (result == -EAGAIN) return false;
-    complete(what, result);
-    return true;
-  }
+[[gnu::always_inline]] inline bool epoll_backend::serve_one(request& what, descriptor_state& state) {
+  const request_row& row = row_of(what.kind);
+  if (row.multishot) return serve_multishot(what, state);
+  const int result = attempt(row, what, state);
+  if (result == -EAGAIN) [[unlikely]]
+    return false;
+  complete(what, result);
+  return true;
+}
+
+bool epoll_backend::serve_multishot(request& what, descriptor_state& state) {
   for (int i = 0; i < results_per_turn; ++i) {
-    const int result = attempt(what, state);
+    const int result = attempt(row_of(what.kind), what, state);
     if (result == -EAGAIN) return false;
     const bool over = result < 0 || (result == 0 && what.kind == request_kind::recv_multi);
     if (over) {
@@ -264,7 +294,7 @@ bool epoll_backend::serve_one(request& what, descriptor_state& state) {
     if (!what.armed()) return true;  // whoever was told has withdrawn it
     if (!state.readable) return false;
   }
-  unfinished_.push_back(what.fd);
+  serve_later(what.fd);
   return true;
 }
 
@@ -273,7 +303,7 @@ void epoll_backend::serve(int fd, descriptor_state& state) {
   bool output = state.writable || state.ended;
   state.requests.for_each([&](request& what) {
     // Polls stand in no line, for they take nothing away, and may wait for both directions.
-    if (what.kind == request_kind::poll) {
+    if (what.kind == request_kind::poll) [[unlikely]] {
       serve_one(what, state);
       return;
     }
@@ -299,7 +329,8 @@ int epoll_backend::sleep(std::array<epoll_event, events_per_wait>& events, insta
     limit.tv_nsec = (left % std::chrono::seconds(1)).count();
     const int count = ::epoll_pwait2(epoll_.get(), events.data(), size,
                                      deadline == never ? nullptr : &limit, nullptr);
-    if (count >= 0 || errno != ENOSYS) return count;
+    // EPERM: a sandbox that does not know the call.
+    if (count >= 0 || (errno != ENOSYS && errno != EPERM)) return count;
     nanoseconds_ = false;
   }
   // Up, so that nothing fires early; the loop looks at its clock and waits again if need be.

@@ -169,6 +169,7 @@ std::size_t loop::run_once(duration at_most) {
                                                       : after(time(), at_most);
   const std::size_t done = turn(until);
   inbox_.clear_stop();
+  check_alive();  // the turn may have forked, and this be the child
   backend_->submit();
   if (outer_) show_readiness();
   return done;
@@ -181,6 +182,7 @@ void loop::run_for(duration limit) {
     turn(until);
   } while (!inbox_.stop_requested() && time() < until);
   inbox_.clear_stop();
+  check_alive();
   backend_->submit();
 }
 
@@ -200,6 +202,7 @@ std::size_t loop::turn(instant until) {
 }
 
 std::size_t loop::wait(instant until) {
+  check_alive();
   if ((fibers_ != nullptr && fibers_->has_ready()) || posts_ != nullptr || !inbox_.empty() ||
       inbox_.stop_requested()) {
     return backend_->wait(instant::min());
@@ -259,8 +262,16 @@ int loop::pollable_fd() {
     outer_timer_ = std::move(timer);
     outer_deadline_ = never;
     if (!in_turn_) {
-      backend_->submit();
-      show_readiness();
+      try {
+        backend_->submit();
+        show_readiness();
+      } catch (...) {
+        // One that does not show everything is none; the next call begins anew.
+        outer_.reset();
+        outer_timer_.reset();
+        outer_shows_ = -1;
+        throw;
+      }
     }
   }
   return outer_.get();
@@ -270,7 +281,9 @@ int loop::pollable_fd() {
 // descriptor readable.
 void loop::show_readiness() {
   const int shown = backend_->pollable_fd();
-  if (shown != outer_shows_) {
+  // A descriptor that was made anew may have the number of an earlier one.
+  const std::uint64_t made_anew = backend_->stats().rebuilds;
+  if (shown != outer_shows_ || made_anew != outer_rebuilds_) {
     epoll_event event{};
     event.events = EPOLLIN;
     // The old one, if there was one, is closed and thereby gone from the set.
@@ -278,6 +291,7 @@ void loop::show_readiness() {
       throw_error(errno, "a loop's pollable descriptor");
     }
     outer_shows_ = shown;
+    outer_rebuilds_ = made_anew;
   }
   inbox_.silence();
   const bool busy = (fibers_ != nullptr && fibers_->has_ready()) || posts_ != nullptr ||

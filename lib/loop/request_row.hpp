@@ -4,9 +4,21 @@
 
 #include <coir/loop/request.hpp>
 
+#include <sys/types.h>
+
+#include <cerrno>
+#include <cstdint>
+
 struct io_uring_sqe;
 
 namespace coir {
+
+// Whether the system call may block although the descriptor does not.
+enum class blocking : std::uint8_t {
+  no,
+  at_an_offset,  // files have offsets, and block
+  yes,
+};
 
 struct request_row {
   const char* name;
@@ -17,12 +29,27 @@ struct request_row {
   bool stream;
   // Many results for one request.
   bool multishot;
+  // Worth an attempt also while the descriptor is not ready: it begins something, or only asks.
+  bool always_tried;
+  blocking may_block;
   // The submission half.
   void (*prepare)(const request& what, io_uring_sqe& entry) noexcept;
-  // The readiness half: the system call, once, non-blocking. Minus errno on failure.
-  int (*attempt)(request& what) noexcept;
+  // The readiness half: the system call, once, non-blocking, as it answers, errno included. Most rows end
+  // in the call itself: a return to a caller behind a system call is mispredicted, and costs as much as
+  // thirty instructions.
+  ssize_t (*attempt)(request& what) noexcept;
 };
 
-const request_row& row_of(request_kind kind) noexcept;
+[[gnu::visibility("hidden")]] extern const request_row request_rows[request_kinds];
+
+inline const request_row& row_of(request_kind kind) noexcept {
+  return request_rows[static_cast<unsigned>(kind)];
+}
+
+// Does it. Minus errno on failure, read right behind the call: no fiber switch can come between.
+inline int attempt(const request_row& row, request& what) noexcept {
+  const ssize_t answer = row.attempt(what);
+  return answer < 0 ? -errno : static_cast<int>(answer);
+}
 
 }  // namespace coir

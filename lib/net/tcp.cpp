@@ -51,7 +51,7 @@ reading& reading::operator=(reading&& other) noexcept {
   if (this == &other) return *this;
   forget();
   op_ = std::exchange(other.op_, nullptr);
-  drained_ = other.drained_;
+  expect_wait_ = other.expect_wait_;
   if (op_ != nullptr) op_->stream_ = this;
   return *this;
 }
@@ -62,37 +62,11 @@ void reading::forget() noexcept {
 
 }  // namespace priv
 
-tcp_read_op::tcp_read_op(loop& on, int fd, priv::receiver* receiver, priv::reading& stream,
-                         std::span<std::byte> into) noexcept
-    : receive_wait(copy_bytes),
-      direct_(on, request::recv(fd, into)),
-      receiver_(receiver),
-      stream_(&stream),
-      into_(into) {}
-
-bool tcp_read_op::start(waiter& told) {
+// What arrived for chunks(), nothing at all, or a second reader.
+bool tcp_read_op::start_otherwise(waiter& told) {
   if (into_.empty()) return false;
   if (receiver_ != nullptr) return receiver_->wait(*this, told);
-  if (stream_->busy()) priv::throw_two_readers();
-  direct_.expect_wait(stream_->drained_);
-  stream_->op_ = this;
-  try {
-    if (direct_.start(told)) return true;
-  } catch (...) {
-    leave_stream();
-    throw;
-  }
-  // Now, because the fiber may run others before it takes the result, and the stream be gone by then.
-  leave_stream();
-  return false;
-}
-
-// The read is over, and the stream free for the next.
-void tcp_read_op::leave_stream() noexcept {
-  if (stream_ == nullptr) return;
-  stream_->op_ = nullptr;
-  stream_->drained_ = !direct_.more_waits();
-  stream_ = nullptr;
+  priv::throw_two_readers();
 }
 
 abort_answer tcp_read_op::abort() noexcept {
@@ -120,12 +94,8 @@ result<std::size_t> tcp_read_op::take_result() {
   return count_;
 }
 
-std::size_t tcp_read_op::take() {
+std::size_t tcp_read_op::take_otherwise() {
   if (into_.empty()) return 0;
-  if (receiver_ == nullptr) {
-    leave_stream();
-    return direct_.take();
-  }
   if (error_ != 0) throw_error(error_, "receiving from a TCP stream");
   return count_;
 }

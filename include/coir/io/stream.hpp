@@ -73,8 +73,8 @@ class partial_error : public std::system_error {
 };
 
 // An op made of one step after another. Derived says what the next step is, and what its bytes mean:
-//   std::optional<Step> next();       // nothing: all is done
-//   void moved(std::size_t bytes);    // by the step before; 0 is the end of the stream
+//   void next(std::optional<Step>& step);   // emplaces it; leaves it empty when all is done
+//   void moved(std::size_t bytes);          // by the step before; 0 is the end of the stream
 template <class Derived, byte_step Step>
 class stepping_op : public waiter {
  public:
@@ -113,7 +113,7 @@ class stepping_op : public waiter {
   }
   // Stopped by a cancellation before all was done.
   bool stopped() const noexcept { return stopped_; }
-  std::error_code failure() const noexcept { return failure_; }
+  const std::optional<std::error_code>& failure() const noexcept { return failure_; }
   // For moved(): that was no progress.
   void fail(std::errc why) noexcept { failure_ = std::make_error_code(why); }
 
@@ -129,13 +129,13 @@ class stepping_op : public waiter {
         loop_->arm(later_, instant::min());
         return true;
       }
-      std::optional<Step> next = self().next();
-      if (!next.has_value()) return false;
+      self().next(step_);
+      if (!step_.has_value()) return false;
       if (stopping_) {
+        step_.reset();
         stopped_ = true;
         return false;
       }
-      step_.emplace(std::move(*next));
       if (step_->start(*this)) return true;
       if (!finish_step()) return false;
     }
@@ -149,7 +149,7 @@ class stepping_op : public waiter {
         return false;
       }
       self().moved(*moved);
-      return !failure_;
+      return !failure_.has_value();
     } catch (const cancelled&) {
       stopped_ = true;
       return false;
@@ -193,14 +193,14 @@ class stepping_op : public waiter {
   loop* loop_ = nullptr;  // while later_ is armed
   continuation later_{this};
   std::optional<Step> step_;
-  std::error_code failure_;
+  std::optional<std::error_code> failure_;
   std::exception_ptr thrown_;
   bool stopping_ = false;
   bool stopped_ = false;
 };
 
 template <class Stream>
-class [[nodiscard]] write_all_op
+class [[nodiscard("co_await it, or coir::await(it)")]] write_all_op
     : public stepping_op<write_all_op<Stream>, write_step<Stream>> {
  public:
   static constexpr const char* name = "write_all";
@@ -211,19 +211,18 @@ class [[nodiscard]] write_all_op
   void take() const {
     this->check_thrown();
     if (this->stopped()) throw cancellation();
-    if (this->failure()) throw partial_error(this->failure(), "write_all", done_);
+    if (this->failure()) throw partial_error(*this->failure(), "write_all", done_);
   }
   result<void> take_result() const {
     this->check_thrown();
     if (this->stopped()) throw cancellation();
-    if (this->failure()) return unexpected<std::error_code>(this->failure());
+    if (this->failure()) return unexpected<std::error_code>(*this->failure());
     return {};
   }
   cancelled cancellation() const noexcept { return cancelled(done_); }
 
-  std::optional<write_step<Stream>> next() {
-    if (done_ == bytes_.size()) return std::nullopt;
-    return to_->write_some(bytes_.subspan(done_));
+  void next(std::optional<write_step<Stream>>& step) {
+    if (done_ != bytes_.size()) step.emplace(to_->write_some(bytes_.subspan(done_)));
   }
   void moved(std::size_t bytes) noexcept {
     done_ += bytes;
@@ -248,7 +247,7 @@ write_all_op<Stream> write_all(Stream& to, std::string_view text) noexcept {
 }
 
 template <class Stream>
-class [[nodiscard]] read_exactly_op
+class [[nodiscard("co_await it, or coir::await(it)")]] read_exactly_op
     : public stepping_op<read_exactly_op<Stream>, read_step<Stream>> {
  public:
   static constexpr const char* name = "read_exactly";
@@ -258,20 +257,19 @@ class [[nodiscard]] read_exactly_op
   std::size_t take() const {
     this->check_thrown();
     if (this->stopped()) throw cancellation();
-    if (this->failure()) throw partial_error(this->failure(), "read_exactly", done_);
+    if (this->failure()) throw partial_error(*this->failure(), "read_exactly", done_);
     return done_;
   }
   result<std::size_t> take_result() const {
     this->check_thrown();
     if (this->stopped()) throw cancellation();
-    if (this->failure()) return unexpected<std::error_code>(this->failure());
+    if (this->failure()) return unexpected<std::error_code>(*this->failure());
     return done_;
   }
   cancelled cancellation() const noexcept { return cancelled(done_); }
 
-  std::optional<read_step<Stream>> next() {
-    if (ended_ || done_ == into_.size()) return std::nullopt;
-    return from_->read_some(into_.subspan(done_));
+  void next(std::optional<read_step<Stream>>& step) {
+    if (!ended_ && done_ != into_.size()) step.emplace(from_->read_some(into_.subspan(done_)));
   }
   void moved(std::size_t bytes) noexcept {
     done_ += bytes;
@@ -338,7 +336,7 @@ class buffered_reader {
   }
 
   template <class Take>
-  class [[nodiscard]] seek_op
+  class [[nodiscard("co_await it, or coir::await(it)")]] seek_op
       : public stepping_op<seek_op<Take>, read_step<Stream>> {
    public:
     static constexpr const char* name = Take::name;
@@ -348,17 +346,17 @@ class buffered_reader {
     auto take() {
       this->check_thrown();
       if (this->stopped()) throw cancelled();
-      if (this->failure()) throw std::system_error(this->failure(), name);
+      if (this->failure()) throw std::system_error(*this->failure(), name);
       // Nothing was taken out of the buffer: the caller may go on with a larger limit.
       if (!found_ && !ended_) throw_too_long(goal_);
       return Take::from(*reader_, found_);
     }
 
-    std::optional<read_step<Stream>> next() {
+    void next(std::optional<read_step<Stream>>& step) {
       const std::span<const std::byte> seen = reader_->buffered();
       found_ = goal_.found_in(seen);
-      if (found_ || ended_ || goal_.hopeless(seen.size())) return std::nullopt;
-      return reader_->from_->read_some(reader_->room(goal_.limit()));
+      if (found_ || ended_ || goal_.hopeless(seen.size())) return;
+      step.emplace(reader_->from_->read_some(reader_->room(goal_.limit())));
     }
     void moved(std::size_t bytes) noexcept {
       reader_->end_ += bytes;
@@ -374,7 +372,8 @@ class buffered_reader {
 
   // At least one byte, at most as many as `into` has; 0 at the end of the stream. What is buffered comes
   // first, so that a reader is itself a stream. Small reads fill the buffer, large ones go around it.
-  class [[nodiscard]] read_op : public stepping_op<read_op, read_step<Stream>> {
+  class [[nodiscard("co_await it, or coir::await(it)")]] read_op
+      : public stepping_op<read_op, read_step<Stream>> {
    public:
     static constexpr const char* name = "read_some";
     read_op(buffered_reader& reader, std::span<std::byte> into) noexcept
@@ -388,20 +387,20 @@ class buffered_reader {
     result<std::size_t> take_result() {
       this->check_thrown();
       if (this->stopped()) throw cancelled();
-      if (this->failure()) return unexpected<std::error_code>(this->failure());
+      if (this->failure()) return unexpected<std::error_code>(*this->failure());
       return count_;
     }
-    std::optional<read_step<Stream>> next() {
-      if (over_ || into_.empty()) return std::nullopt;
+    void next(std::optional<read_step<Stream>>& step) {
+      if (over_ || into_.empty()) return;
       if (reader_->buffered().empty()) {
         fills_ = into_.size() < reader_->buffer_.size();
-        return reader_->from_->read_some(fills_ ? reader_->room(0) : into_);
+        step.emplace(reader_->from_->read_some(fills_ ? reader_->room(0) : into_));
+        return;
       }
       const std::span<const std::byte> seen = reader_->buffered();
       count_ = std::min(seen.size(), into_.size());
       std::copy_n(seen.begin(), count_, into_.begin());
       reader_->cut(count_);
-      return std::nullopt;
     }
     void moved(std::size_t bytes) noexcept {
       if (fills_) {

@@ -49,7 +49,18 @@ struct descriptor_state {
 // Entries do not move, so that a list in one of them may point at itself; numbers come in dense.
 class descriptor_table {
  public:
-  descriptor_state& operator[](int fd);  // may throw std::bad_alloc
+  // Null for a number never used, and for those below zero.
+  descriptor_state* find(int fd) noexcept {
+    const auto at = static_cast<unsigned>(fd);
+    const std::size_t number = at / page_entries;
+    if (number >= pages_.size() || pages_[number] == nullptr) [[unlikely]]
+      return nullptr;
+    return &(*pages_[number])[at % page_entries];
+  }
+  descriptor_state& operator[](int fd) {  // may throw std::bad_alloc
+    descriptor_state* const known = find(fd);
+    return known != nullptr ? *known : make(fd);
+  }
   // Calls visit(fd, state) for every number that was ever used.
   template <class F>
   void for_each(F&& visit) {
@@ -62,8 +73,9 @@ class descriptor_table {
   }
 
  private:
-  static constexpr std::size_t page_entries = 128;
+  static constexpr unsigned page_entries = 128;
   using page = std::array<descriptor_state, page_entries>;
+  [[gnu::noinline]] descriptor_state& make(int fd);
   std::vector<std::unique_ptr<page>> pages_;
 };
 
@@ -96,14 +108,15 @@ class backend {
   virtual std::size_t wait(instant deadline) = 0;
   // Sends everything without waiting.
   virtual void submit() = 0;
-  // Readable when wait() would find something in the kernel. May be another one after a wait().
+  // Readable when wait() would find something in the kernel. Another one after a wait() that counted a
+  // rebuild.
   virtual int pollable_fd() = 0;
   // wait() would find something that pollable_fd() does not show.
   virtual bool has_more() const noexcept = 0;
 
   std::size_t in_flight() const noexcept { return in_flight_; }
   // Of those, how many can wake somebody.
-  std::size_t awaited() const noexcept { return awaited_; }
+  std::size_t awaited() const noexcept { return in_flight_ - background_; }
   const backend_stats& stats() const noexcept { return stats_; }
   virtual std::string describe() const = 0;
 
@@ -121,6 +134,8 @@ class backend {
   void drain() noexcept;
   // After fork(2), in the child: lets go of the kernel objects shared with the parent, touching nothing.
   virtual void abandon() noexcept = 0;
+  // In place of drain() for one that was abandoned: what is in flight is the parent's, and ends here.
+  void let_go() noexcept;
 
   chunk_pool& chunks();
 
@@ -134,15 +149,22 @@ class backend {
   virtual void forget(int fd, descriptor_state& state) noexcept = 0;
 
   // Everything below keeps the counts, the lists and the closing path right; nothing else may.
-  void arm(request& what, descriptor_state& state) noexcept;
+  void arm(request& what, descriptor_state& state) noexcept {
+    what.armed_ = true;
+    const bool apart = what.kind == request_kind::open || what.kind == request_kind::close;
+    (apart ? apart_ : state.requests).push_back(what);
+    ++in_flight_;
+    if (what.background) [[unlikely]]
+      ++background_;
+  }
   void complete(request& what, int result) noexcept;  // the last result
   void deliver(request& what, int result) noexcept;   // one of several
-  void detach(request& what) noexcept;                // over, nobody is told
+  void detach(request& what) noexcept { leave(what); }  // over, nobody is told
 
   // The private marks that backends leave on a request.
   static bool& retried(request& what) noexcept { return what.retried_; }
   static bool& withdrawn(request& what) noexcept { return what.withdrawn_; }
-  static bool& more_waits(request& what) noexcept { return what.more_waits_; }
+  static bool& more_expected(request& what) noexcept { return what.more_expected_; }
   static std::uint16_t& chunk_of(request& what) noexcept { return what.chunk_; }
   static std::uint32_t& slot_of(request& what) noexcept { return what.slot_; }
 
@@ -154,15 +176,24 @@ class backend {
 
  private:
   bool begin(request& what);
+  bool begin_otherwise(request& what);
+  [[gnu::noinline]] bool begin_traced(request& what);
   bool start_close(request& what);
   void withdraw_all(descriptor_state& state) noexcept;
+  void go_on_closing(int fd) noexcept;
   bool finish_close(int fd, descriptor_state& state, request* closer) noexcept;
-  void leave(request& what) noexcept;
+  void leave(request& what) noexcept {
+    what.armed_ = false;
+    what.unlink();
+    --in_flight_;
+    if (what.background) [[unlikely]]
+      --background_;
+  }
 
   list<request> apart_;  // in flight on no descriptor: opens, and closes that something holds up
 
   std::size_t in_flight_ = 0;
-  std::size_t awaited_ = 0;
+  std::size_t background_ = 0;  // of those
   unsigned chunk_count_;
   std::size_t chunk_bytes_;
 };

@@ -106,11 +106,15 @@ class loop {
   std::size_t run_once(duration at_most = duration::zero());
   void run_for(duration limit);
   // Any thread, and before run(), which then returns after one turn. Counts once.
-  void stop() noexcept { inbox_.stop(); }
+  void stop() noexcept {
+    if (!forked_) [[likely]]
+      inbox_.stop();
+  }
 
   // Runs `work` on the loop's thread, in step 4. Any thread. Never inline. Allocates the copy of `work`.
   template <class Work>
   void post(Work&& work) {
+    check_alive();
     push(new posted<std::decay_t<Work>>(std::forward<Work>(work)));
   }
 
@@ -172,6 +176,8 @@ class loop {
   void install(ready_hook* fibers) noexcept { fibers_ = fibers; }
   ready_hook* installed() const noexcept { return fibers_; }
   void install(backend::blocking_hook hook) noexcept { backend_->install(hook); }
+  // For a hook that answered false: what it ran is over, its result set.
+  void finish_blocking(request& what) noexcept { backend_->finish_blocking(what); }
 
   trace::control& trace() noexcept { return trace_; }
   std::uint16_t number() const noexcept { return trace_.loop; }
@@ -232,6 +238,7 @@ class loop {
   unique_fd outer_;
   unique_fd outer_timer_;
   int outer_shows_ = -1;           // the backend's descriptor that is in it
+  std::uint64_t outer_rebuilds_ = 0;
   instant outer_deadline_ = never;  // what the timerfd is set to
 
   std::thread::id owner_;

@@ -59,6 +59,8 @@ const char* name_of(request_kind kind) noexcept;
 
 class request : public list_node {
  public:
+  request() noexcept = default;
+
   // An offset for files; without one, the descriptor's own position is used, as pipes and sockets need.
   static constexpr std::uint64_t no_offset = ~std::uint64_t{0};
 
@@ -69,12 +71,20 @@ class request : public list_node {
                        std::uint64_t offset = no_offset) noexcept;
   static request writev(int fd, const iovec* parts, unsigned count,
                         std::uint64_t offset = no_offset) noexcept;
-  static request recv(int fd, std::span<std::byte> into, int flags = 0) noexcept;
+  static request recv(int fd, std::span<std::byte> into, int flags = 0) noexcept {
+    request what(request_kind::recv, fd, into.data(), into.size());
+    what.flags = flags;
+    return what;
+  }
   // Receives into the loop's chunks (loop/chunk.hpp) again and again: each result names its chunk in
   // chunk(). Over at end of stream (0), on error, and with -ENOBUFS when no chunk is free.
   static request recv_multi(int fd) noexcept;
   // SIGPIPE is never raised: sending to a closed peer gives -EPIPE.
-  static request send(int fd, std::span<const std::byte> from, int flags = 0) noexcept;
+  static request send(int fd, std::span<const std::byte> from, int flags = 0) noexcept {
+    request what(request_kind::send, fd, from.data(), from.size());
+    what.flags = flags;
+    return what;
+  }
   static request recvmsg(int fd, msghdr* message, int flags = 0) noexcept;
   static request sendmsg(int fd, const msghdr* message, int flags = 0) noexcept;
   // The result is a descriptor with close-on-exec and O_NONBLOCK, and belongs to whoever is told.
@@ -110,8 +120,9 @@ class request : public list_node {
 
   // Started, and not over.
   bool armed() const noexcept { return armed_; }
-  // Of a recv: the kernel knows of more bytes that are waiting (io_uring only; false on epoll).
-  bool more_waits() const noexcept { return more_waits_; }
+  // Of a recv: the next one will probably find bytes, because this one did as soon as it was submitted, or
+  // left some behind (io_uring only; false on epoll).
+  bool more_expected() const noexcept { return more_expected_; }
   // Of a recv_multi with a result above 0: the number of the chunk the bytes are in.
   std::uint16_t chunk() const noexcept { return chunk_; }
 
@@ -119,10 +130,20 @@ class request : public list_node {
   friend class loop;
   friend class backend;
 
+  // More than the kernel moves in one call (MAX_RW_COUNT), and within an io_uring length.
+  static constexpr std::size_t length_max = 0x7ffff000;
+
+  request(request_kind which, int on, const void* memory, std::size_t bytes) noexcept
+      : address(const_cast<void*>(memory)),
+        length(static_cast<std::uint32_t>(bytes < length_max ? bytes : length_max)),
+        fd(on),
+        kind(which) {}
+
   bool armed_ = false;
-  bool more_waits_ = false;
+  bool more_expected_ = false;
   bool retried_ = false;    // a connect that was begun; a request that waits for readiness in its place
   bool withdrawn_ = false;  // the kernel was asked to give it up
+  bool held_up_ = false;    // a close of its descriptor waits for it
   std::uint16_t chunk_ = 0;
   std::uint32_t slot_ = 0;  // where the io_uring backend finds it
 };

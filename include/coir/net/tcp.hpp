@@ -91,7 +91,7 @@ class reading {
   void forget() noexcept;
 
   tcp_read_op* op_ = nullptr;
-  bool drained_ = false;  // the last read left nothing behind
+  bool expect_wait_ = false;  // the last read says that the next will find nothing yet
 };
 }  // namespace priv
 
@@ -164,22 +164,54 @@ class tcp_listener_options {
 // --- streams ---
 
 // Some bytes from a stream: what arrived for chunks() first.
-class [[nodiscard]] tcp_read_op : public priv::receive_wait {
+class [[nodiscard("co_await it, or coir::await(it)")]] tcp_read_op : public priv::receive_wait {
  public:
   static constexpr const char* name = "read";
   tcp_read_op(loop& on, int fd, priv::receiver* receiver, priv::reading& stream,
-              std::span<std::byte> into) noexcept;
+              std::span<std::byte> into) noexcept
+      : receive_wait(copy_bytes),
+        direct_(on, request::recv(fd, into)),
+        receiver_(receiver),
+        stream_(&stream),
+        into_(into) {}
 
-  bool start(waiter& told);
+  bool start(waiter& told) {
+    if (receiver_ != nullptr || into_.empty() || stream_->busy()) [[unlikely]]
+      return start_otherwise(told);
+    direct_.expect_wait(stream_->expect_wait_);
+    stream_->op_ = this;
+    try {
+      if (direct_.start(told)) return true;
+    } catch (...) {
+      leave_stream();
+      throw;
+    }
+    // Now, because the fiber may run others before it takes the result, and the stream be gone by then.
+    leave_stream();
+    return false;
+  }
   abort_answer abort() noexcept;
-  std::size_t take();
+  std::size_t take() {
+    if (receiver_ != nullptr || into_.empty()) [[unlikely]]
+      return take_otherwise();
+    leave_stream();
+    return direct_.take();
+  }
   result<std::size_t> take_result();
   void describe(std::string& text) const;
 
  private:
   friend class priv::reading;
   static void copy_bytes(receive_wait& self, priv::receiver& from) noexcept;
-  void leave_stream() noexcept;
+  bool start_otherwise(waiter& told);
+  std::size_t take_otherwise();
+  // The read is over, and the stream free for the next.
+  void leave_stream() noexcept {
+    if (stream_ == nullptr) return;
+    stream_->op_ = nullptr;
+    stream_->expect_wait_ = !direct_.more_expected();
+    stream_ = nullptr;
+  }
 
   request_op<byte_count> direct_;
   priv::receiver* receiver_;  // null: chunks() was never called
@@ -189,14 +221,14 @@ class [[nodiscard]] tcp_read_op : public priv::receive_wait {
 };
 
 // Some bytes to a stream.
-class [[nodiscard]] tcp_write_op : public request_op<byte_count> {
+class [[nodiscard("co_await it, or coir::await(it)")]] tcp_write_op : public request_op<byte_count> {
  public:
   static constexpr const char* name = "write";
   tcp_write_op(loop& on, int fd, std::span<const std::byte> from) noexcept
       : request_op(on, request::send(fd, from)) {}
 };
 
-class [[nodiscard]] chunk_op : public priv::receive_wait {
+class [[nodiscard("co_await it, or coir::await(it)")]] chunk_op : public priv::receive_wait {
  public:
   static constexpr const char* name = "chunk";
   explicit chunk_op(priv::receiver& from) noexcept;
@@ -225,7 +257,7 @@ class chunk_reader {
   priv::receiver* from_;
 };
 
-class [[nodiscard]] connect_op {
+class [[nodiscard("co_await it, or coir::await(it)")]] connect_op {
  public:
   static constexpr const char* name = "connect";
   connect_op(loop& on, const address& where, const tcp_options& options);
@@ -244,7 +276,7 @@ class [[nodiscard]] connect_op {
 };
 
 // The end of a stream that waits for it. One that was never started closes all the same.
-class [[nodiscard]] tcp_close_op {
+class [[nodiscard("co_await it, or coir::await(it)")]] tcp_close_op {
  public:
   static constexpr const char* name = "close";
   explicit tcp_close_op(descriptor socket) noexcept : socket_(std::move(socket)) {}
@@ -310,7 +342,7 @@ class tcp_stream {
 // --- listeners ---
 
 // A connection that nobody takes is closed with its op.
-class [[nodiscard]] accept_op {
+class [[nodiscard("co_await it, or coir::await(it)")]] accept_op {
  public:
   static constexpr const char* name = "accept";
   explicit accept_op(priv::acceptor& from) noexcept : from_(&from) {}
