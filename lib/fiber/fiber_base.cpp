@@ -70,9 +70,15 @@ fiber_base* fiber_base::parent() const noexcept {
 
 fiber_base* fiber_base::next_sibling() const noexcept { return younger_; }
 
+// A function on a stack may have coroutines around it, which lent it the stack or called it there, and in
+// it, which it awaits.
+bool fiber_base::waits_on_stack() const noexcept {
+  return stack_ != nullptr && (coroutine_ == stack_->borrower() || !suspended_);
+}
+
 place fiber_base::waits_at() const noexcept {
-  if (coroutine_ != nullptr) return coroutine_->waits_at();
-  return stack_ != nullptr ? stack_->waits_at() : spawned_at_;
+  if (waits_on_stack()) return stack_->waits_at();
+  return coroutine_ != nullptr ? coroutine_->waits_at() : spawned_at_;
 }
 
 void fiber_base::cancel() noexcept {

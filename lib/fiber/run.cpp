@@ -16,6 +16,15 @@ namespace {
 
 std::string text_of(place at) { return fmt::format("{}:{}", at.file_name(), at.line()); }
 
+void describe_call(place at, std::string& text) {
+  text += fmt::format("    awaited at {}\n", text_of(at));
+}
+void describe_chain(const promise_base* first, std::string& text) {
+  for (const promise_base* each = first; each != nullptr; each = each->caller()) {
+    describe_call(each->waits_at(), text);
+  }
+}
+
 void describe(const fiber_base& which, instant now, std::string& text) {
   text += fmt::format("  fiber {}{}{}: {}", which.id(), which.name().empty() ? "" : " ",
                       which.name(), name_of(which.state()));
@@ -29,11 +38,17 @@ void describe(const fiber_base& which, instant now, std::string& text) {
     text += " (its children are not over)";
   }
   text += fmt::format(", spawned at {}\n", text_of(which.spawned_at()));
-  if (which.innermost() == nullptr) return;
-  for (const promise_base* caller = which.innermost()->caller(); caller != nullptr;
-       caller = caller->caller()) {
-    text += fmt::format("    awaited at {}\n", text_of(caller->waits_at()));
+  // From the inside out: what awaits the innermost, the await on a stack, who borrowed that stack.
+  const stack* const on = which.current_stack();
+  const promise_base* const borrower = on == nullptr ? nullptr : on->borrower();
+  const promise_base* const innermost = which.innermost();
+  if (which.waits_on_stack()) {
+    if (innermost != borrower) describe_chain(innermost, text);
+  } else if (innermost != nullptr) {
+    describe_chain(innermost->caller(), text);
+    if (on != nullptr) describe_call(on->waits_at(), text);
   }
+  describe_chain(borrower, text);
 }
 
 }  // namespace

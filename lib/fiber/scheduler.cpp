@@ -80,6 +80,8 @@ void* fiber_home::give_stack(fiber_base& block, std::size_t bytes, std::size_t a
                              bytes, given.bytes()));
   }
   given.argument_ = top;
+  given.borrower_ = nullptr;
+  given.at_ = place();
   given.main_ = nullptr;
   given.context_ = priv::make_context(top, static_cast<std::size_t>(top - given.low()));
   block.stack_ = &given;
@@ -313,6 +315,7 @@ void fiber_home::drive(fiber_base& self, promise_base& root) noexcept {
 stack& fiber_home::borrow_stack(void (*main)(void*) noexcept, void* argument) {
   stack& lent = stacks_->take(0);
   lent.main_ = main;
+  lent.at_ = place();
   lent.argument_ = argument;
   return lent;
 }
@@ -320,6 +323,7 @@ stack& fiber_home::borrow_stack(void (*main)(void*) noexcept, void* argument) {
 // The coroutine has suspended: its fiber goes on with what will run on the stack.
 void fiber_home::begin_on_stack(fiber_base& self, stack& lent) noexcept {
   self.stack_ = &lent;
+  lent.borrower_ = self.coroutine_;
   lent.context_ = priv::make_context(lent.high(), lent.bytes());
   transfer();
 }

@@ -8,16 +8,20 @@ namespace coir {
 
 bool sleep_op::start(waiter& told) {
   loop_ = &running_fiber().home().on();
+  instant now = loop_->turn_time();
   if (relative_) {
     // From a fresh reading: the turn's time may be old by what ran in it.
     if (wait_ > duration::zero()) {
-      until_ = after(loop_->time(), wait_);
+      now = loop_->time();
+      until_ = after(now, wait_);
     } else {
       until_ = instant::min();
     }
     relative_ = false;
+  } else if (until_ > now && until_ != never) {
+    now = loop_->time();
   }
-  if (until_ <= loop_->turn_time() || until_ <= loop_->time()) {
+  if (until_ <= now) {
     told.done();  // behind those that are ready
     return true;
   }

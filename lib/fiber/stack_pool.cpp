@@ -64,7 +64,8 @@ stack_pool::~stack_pool() = default;
 
 stack_pool::size_class& stack_pool::class_for(std::size_t bytes) {
   // A page for the guard, and no stack so small that a signal or printf could not run on it.
-  bytes = std::max(bytes, std::size_t{16} << 10);
+  // A size that rounding up would take around the end is left to mmap, which refuses it.
+  bytes = std::clamp(bytes, std::size_t{16} << 10, ~std::size_t{0} / 2);
   bytes = (bytes + page_bytes() - 1) / page_bytes() * page_bytes() + page_bytes();
   for (size_class& known : classes_) {
     if (known.bytes == bytes) return known;

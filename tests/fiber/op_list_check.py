@@ -16,7 +16,7 @@ ops = {}
 for header in sorted(include.rglob("*.hpp")):
     innermost = None
     for line in header.read_text().splitlines():
-        found = re.match(r"\s*(?:template <[^>]*>\s*)?class (?:\[\[nodiscard\]\] )?(\w+)(?!.*;)", line)
+        found = re.match(r"\s*(?:template <[^>]*>\s*)?class (?:\[\[nodiscard[^]]*\]\] )?(\w+)(?!.*;)", line)
         if found:
             innermost = found[1]
         # What makes it one: its name for the debugger, or its abort().

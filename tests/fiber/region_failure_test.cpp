@@ -1,9 +1,9 @@
 // A failure reaches the region that owns the fiber.
-#include "child_process.hpp"
 #include "hand_op.hpp"
 #include "until.hpp"
 
 #include "support/catch.hpp"
+#include "support/child_process.hpp"
 
 #include <coir/coir.hpp>
 

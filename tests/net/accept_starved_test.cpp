@@ -2,12 +2,12 @@
 #include <coir/coir.hpp>
 #include <coir/testing/mock_clock.hpp>
 
-#include "net/descriptor_limit.hpp"
 #include "net/peers.hpp"
 
 #include "fiber/until.hpp"
 #include "support/both.hpp"
 #include "support/catch.hpp"
+#include "support/descriptor_limit.hpp"
 #include "support/loop_tools.hpp"
 
 #include <chrono>

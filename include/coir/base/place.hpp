@@ -22,6 +22,27 @@
 
 namespace coir {
 
+#if !defined(__cpp_lib_source_location)
+// What std::source_location is elsewhere: what a default argument makes, and a place is made of.
+class here {
+ public:
+  static here current(const char* file = __builtin_FILE(),
+                      unsigned line = __builtin_LINE()) noexcept {
+    return here(reinterpret_cast<std::uintptr_t>(file) |
+                (line < line_max ? line : line_max) << line_shift);
+  }
+
+ private:
+  friend class place;
+  // Addresses fit in 48 bits on the machines coir knows.
+  static constexpr unsigned line_shift = 48;
+  static constexpr std::uint64_t line_max = 0xffff;
+  explicit here(std::uint64_t where) noexcept : where_(where) {}
+
+  std::uint64_t where_;
+};
+#endif
+
 class place {
  public:
   constexpr place() noexcept = default;
@@ -39,10 +60,8 @@ class place {
   }
 
  private:
-  // Addresses fit in 48 bits on the machines coir knows. What the compiler keeps of a place is an address;
-  // a file's name with a line above it is no address.
+  // What the compiler keeps of a place is an address; a file's name with a line above it is no address.
   static constexpr unsigned line_shift = 48;
-  static constexpr std::uint64_t line_max = 0xffff;
 
 #if defined(__cpp_lib_source_location)
  public:
@@ -53,7 +72,11 @@ class place {
   static_assert(sizeof(std::source_location) == sizeof(std::uint64_t));
   std::source_location where_;
 #else
-  friend class here;
+ public:
+  // NOLINTNEXTLINE: here::current() must be the default argument itself.
+  place(here where) noexcept : where_(where.where_) {}
+
+ private:
   std::uint64_t where_ = 0;
 #endif
 };
@@ -61,17 +84,6 @@ class place {
 // here::current() as a default argument is the place of the call.
 #if defined(__cpp_lib_source_location)
 using here = std::source_location;
-#else
-class here {
- public:
-  static place current(const char* file = __builtin_FILE(),
-                       unsigned line = __builtin_LINE()) noexcept {
-    place at;
-    at.where_ = reinterpret_cast<std::uintptr_t>(file) |
-                (line < place::line_max ? line : place::line_max) << place::line_shift;
-    return at;
-  }
-};
 #endif
 
 }  // namespace coir

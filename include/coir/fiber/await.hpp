@@ -72,9 +72,17 @@ T await(task<T> what, place at = here::current()) {
   return promise->take();
 }
 
+template <class Other>
+  requires(!op<std::remove_reference_t<Other>>)
+void await(Other&&) {
+  static_assert(priv::never<Other>,
+                "coir::await takes an op (coir/fiber/op.hpp) or a coir::task; for the end of a fiber write "
+                "coir::await(handle.join())");
+}
+
 // What on_stack(fn) returns: awaitable in a coroutine, once.
 template <class F>
-class [[nodiscard]] stack_call {
+class [[nodiscard("co_await it")]] stack_call {
  public:
   using value_type = std::invoke_result_t<F&>;
 

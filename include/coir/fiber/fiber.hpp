@@ -167,7 +167,7 @@ class join_base : public handle_base {
 };
 
 template <class T>
-class [[nodiscard]] join_op : public join_base {
+class [[nodiscard("co_await it, or coir::await(it)")]] join_op : public join_base {
  public:
   static constexpr const char* name = "join";
   explicit join_op(fiber_block<T>& whom) noexcept : join_base(whom) {}
@@ -183,7 +183,7 @@ class [[nodiscard]] join_op : public join_base {
 };
 
 // The end of a fiber, whatever it was.
-class [[nodiscard]] end_op : public join_base {
+class [[nodiscard("co_await it, or coir::await(it)")]] end_op : public join_base {
  public:
   static constexpr const char* name = "join";
   explicit end_op(const handle_base& whom) : join_base(whom) {}
@@ -191,7 +191,7 @@ class [[nodiscard]] end_op : public join_base {
 };
 
 template <class T>
-class [[nodiscard]] take_op : public join_base {
+class [[nodiscard("co_await it, or coir::await(it)")]] take_op : public join_base {
  public:
   static constexpr const char* name = "join";
   explicit take_op(fiber_block<T>& whom) noexcept : join_base(whom) {}
@@ -219,9 +219,17 @@ class fiber : public handle_base {
   // that is awaited, which gcc 12 destroys twice; and a task can be awaited without a fiber.
   join_op<T> join() & { return join_op<T>(static_cast<fiber_block<T>&>(block())); }
   join_op<T> join() const& { return join_op<T>(static_cast<fiber_block<T>&>(block())); }
-  join_op<T> join() && = delete;
+  join_op<T> join() && {
+    static_assert(priv::never<T>,
+                  "join() needs a named handle: auto child = coir::spawn(...); co_await child.join();");
+    return std::as_const(*this).join();
+  }
   take_op<T> take() & { return take_op<T>(static_cast<fiber_block<T>&>(block())); }
-  take_op<T> take() && = delete;
+  take_op<T> take() && {
+    static_assert(priv::never<T>,
+                  "take() needs a named handle: auto child = coir::spawn(...); co_await child.take();");
+    return static_cast<fiber&>(*this).take();
+  }
 
  private:
   explicit fiber(handle_base::adopted block) noexcept : handle_base(block) {}

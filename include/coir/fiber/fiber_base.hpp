@@ -120,6 +120,8 @@ class fiber_base : public waiter, private region {
   }
   instant since() const noexcept;
   place waits_at() const noexcept;
+  // It waits in code on a stack, and not in its innermost coroutine.
+  bool waits_on_stack() const noexcept;
   // The innermost coroutine, null when there is none, and whether it is suspended; its callers follow
   // (promise_base::caller).
   promise_base* innermost() const noexcept { return coroutine_; }

@@ -78,6 +78,10 @@ inline constexpr op_kind kind_of{
       return describe;
     }()};
 
+// False, and known to be so only where a template is used: for what must not compile, but say why.
+template <class T>
+inline constexpr bool never = false;
+
 template <op Op>
 inline constexpr bool only_yields = requires { Op::only_yields; };
 
@@ -130,7 +134,7 @@ class [[nodiscard]] op_awaiter {
 
 // An op whose take() gives expected<T, std::error_code> in place of throwing std::system_error.
 template <op Op>
-class [[nodiscard]] result_op {
+class [[nodiscard("co_await it, or coir::await(it)")]] result_op {
  public:
   static constexpr const char* name = Op::name;
 

@@ -52,9 +52,9 @@ class request_op_base {
     return loop_->withdraw(what_);
   }
   void describe(std::string& text) const;
-  // See request::expect_wait and request::more_waits.
+  // See request::expect_wait and request::more_expected.
   void expect_wait(bool expected) noexcept { what_.expect_wait = expected; }
-  bool more_waits() const noexcept { return what_.more_waits(); }
+  bool more_expected() const noexcept { return what_.more_expected(); }
 
  protected:
   ~request_op_base() = default;
@@ -72,7 +72,7 @@ class request_op_base {
 };
 
 template <class As>
-class [[nodiscard]] request_op : public request_op_base {
+class [[nodiscard("co_await it, or coir::await(it)")]] request_op : public request_op_base {
  public:
   static constexpr const char* name = "request";
   using value_type = typename As::type;

@@ -91,7 +91,7 @@ auto spawn(Body&& body, const spawn_options& options = {}, place at = here::curr
 }
 
 // Lets every fiber that is ready now run before this one goes on.
-class [[nodiscard]] yield_op {
+class [[nodiscard("co_await it, or coir::await(it)")]] yield_op {
  public:
   static constexpr const char* name = "yield";
   // Nothing is waited for: the awaiters put the fiber in the run queue and skip the rest.

@@ -22,7 +22,7 @@
 
 namespace coir {
 
-class [[nodiscard]] sleep_op {
+class [[nodiscard("co_await it, or coir::await(it)")]] sleep_op {
  public:
   static constexpr const char* name = "sleep";
 

@@ -20,6 +20,7 @@
 namespace coir {
 
 class fiber_base;
+class promise_base;
 
 namespace priv {
 
@@ -50,6 +51,9 @@ class stack {
   void waits_at(place at) noexcept { at_ = at; }
   // The function that is a fiber's body, or the call that borrowed the stack.
   void* argument() const noexcept { return argument_; }
+  // The coroutine that borrowed it, which is suspended meanwhile; null for a fiber's own.
+  promise_base* borrower() const noexcept { return borrower_; }
+
  private:
   friend class fiber_home;
   friend class stack_pool;
@@ -65,6 +69,7 @@ class stack {
   // What runs here: the body of the fiber, or a function for which a coroutine borrowed it.
   void (*main_)(void* argument) noexcept = nullptr;  // null: the body
   void* argument_ = nullptr;
+  promise_base* borrower_ = nullptr;
   priv::side side_;
   unsigned valgrind_id_ = 0;
   unsigned size_class_ = 0;

@@ -47,9 +47,6 @@ class task_awaiter;
 template <class F>
 class stack_call_awaiter;
 [[noreturn, gnu::cold]] void throw_task_misuse(bool empty);
-
-template <class T>
-inline constexpr bool never = false;
 }  // namespace priv
 
 class promise_base;
@@ -170,7 +167,7 @@ class promise_base {
   std::suspend_never await_transform(Other&&) {
     static_assert(priv::never<Other>,
                   "co_await in a coir::task takes an op (coir/fiber/op.hpp), a coir::task or "
-                  "coir::on_stack(...)");
+                  "coir::on_stack(...); for the end of a fiber write co_await handle.join()");
     return {};
   }
 
@@ -254,7 +251,7 @@ class promise<void> : public promise_base {
 }  // namespace priv
 
 template <class T>
-class [[nodiscard]] task {
+class [[nodiscard("a task does nothing before it is awaited or spawned")]] task {
  public:
   using value_type = T;
   class promise_type : public priv::promise<T> {
@@ -262,6 +259,7 @@ class [[nodiscard]] task {
     task get_return_object() noexcept { return task(this); }
   };
 
+  task(const task&) = delete;  // it runs once: write std::move(task)
   task(task&& other) noexcept : promise_(std::exchange(other.promise_, nullptr)) {}
   task& operator=(task&& other) noexcept {
     if (this != &other) {

@@ -38,7 +38,7 @@ class sequencer {
     sequencer* of_;
   };
 
-  class [[nodiscard]] turn_op : public list_node {
+  class [[nodiscard("co_await it, or coir::await(it)")]] turn_op : public list_node {
    public:
     static constexpr const char* name = "turn";
     turn_op(sequencer& of, unsigned position) noexcept : of_(&of), position_(position) {}

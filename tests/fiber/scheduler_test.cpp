@@ -1,0 +1,303 @@
+// Who runs when: the run queue, its share of a turn, and the share of a fiber.
+#include "counted.hpp"
+#include "hand_op.hpp"
+#include "until.hpp"
+
+#include "support/catch.hpp"
+#include "support/loop_tools.hpp"
+
+#include <coir/coir.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+using namespace std::chrono_literals;
+using coir::fiber_outcome;
+using coir::fiber_state;
+using support::counted;
+using support::hand;
+using support::hand_op;
+
+namespace {
+
+coir::task<> yields_until(const bool& stop, std::uint64_t& count) {
+  while (!stop) {
+    ++count;
+    co_await coir::yield();
+  }
+}
+// Ops that are done at once, one after the other.
+coir::task<> asks_until(const bool& stop, std::uint64_t& count) {
+  hand ready;
+  while (!stop) {
+    ++count;
+    ready.complete();
+    co_await hand_op(ready);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("yield lets every fiber that is ready run once, in turn") {
+  coir::run([] {
+    std::string order;
+    std::vector<coir::fiber<void>> children;
+    for (const char name : {'a', 'b', 'c'}) {
+      children.push_back(coir::spawn([&order, name] {
+        for (int i = 0; i < 3; ++i) {
+          order += name;
+          coir::await(coir::yield());
+        }
+      }));
+      children.push_back(coir::spawn([](std::string& to, char upper) -> coir::task<> {
+        for (int i = 0; i < 3; ++i) {
+          to += upper;
+          co_await coir::yield();
+        }
+      }(order, static_cast<char>(name - 'a' + 'A'))));
+    }
+    for (auto& each : children) coir::await(each.join());
+    CHECK(order == "aAbBcCaAbBcCaAbBcC");
+  });
+}
+
+TEST_CASE("a fiber that is alone yields to the loop and goes on") {
+  coir::run([] {
+    const std::uint64_t turns = coir::running_fiber().home().on().stats().turns;
+    for (int i = 0; i < 10'000; ++i) coir::await(coir::yield());
+    // 256 of them are a turn's share.
+    const std::uint64_t taken = coir::running_fiber().home().on().stats().turns - turns;
+    CHECK(taken >= 10'000 / 256);
+    CHECK(taken <= 10'000 / 256 + 2);
+  });
+}
+
+TEST_CASE("yield in a cancelled fiber throws; one cancelled in its yield goes on to the next") {
+  coir::run([] {
+    int steps = 0;
+    auto child = coir::spawn([&] {
+      coir::await(coir::yield());
+      ++steps;
+      coir::await(coir::yield());
+      ++steps;
+    });
+    coir::await(coir::yield());
+    CHECK(child.state() == fiber_state::ready);
+    child.cancel();
+    coir::await(coir::end_op(child));
+    CHECK(child.outcome() == fiber_outcome::cancelled);
+    CHECK(steps == 1);
+  });
+}
+
+TEST_CASE("a turn runs at most 256 fibers, and the next turn goes on where it stopped") {
+  for (const bool on_stacks : {false, true}) {
+    coir::loop loop;
+    coir::scheduler fibers(loop);
+    std::vector<int> order;
+    for (int i = 0; i < 1000; ++i) {
+      if (on_stacks) {
+        fibers.spawn([&order, i] { order.push_back(i); });
+      } else {
+        fibers.spawn([](std::vector<int>& to, int me) -> coir::task<> {
+          to.push_back(me);
+          co_return;
+        }(order, i));
+      }
+    }
+    loop.run_once();
+    CHECK(order.size() == 256);
+    loop.run_once();
+    CHECK(order.size() == 512);
+    loop.run_once();
+    loop.run_once();
+    REQUIRE(order.size() == 1000);
+    bool in_order = true;
+    for (int i = 0; i < 1000; ++i) in_order &= order[static_cast<std::size_t>(i)] == i;
+    CHECK(in_order);
+  }
+}
+
+TEST_CASE("fibers that never wait do not keep timers and descriptors from anybody") {
+  const auto spawn_busy = [](int which, const bool& stop, std::uint64_t& count) -> coir::fiber<void> {
+    switch (which) {
+      case 0: return coir::spawn(yields_until(stop, count));
+      case 1: return coir::spawn(asks_until(stop, count));
+      case 2:
+        return coir::spawn([&] {
+          while (!stop) {
+            ++count;
+            coir::await(coir::yield());
+          }
+        });
+      case 3:
+        return coir::spawn([&] {
+          hand ready;
+          while (!stop) {
+            ++count;
+            ready.complete();
+            coir::await(hand_op(ready));
+          }
+        });
+      default:
+        return coir::spawn([&] {
+          while (!stop) {
+            ++count;
+            coir::await(coir::sleep_for(0s));
+          }
+        });
+    }
+  };
+  for (int which = 0; which < 6; ++which) {
+    INFO("kind " << which);
+    coir::run([&] {
+      coir::loop& loop = coir::running_fiber().home().on();
+      bool stop = false;
+      std::uint64_t count = 0;
+      std::vector<coir::fiber<void>> busy;
+      // The last round: all kinds together, many of each.
+      for (int i = 0; i < (which == 5 ? 50 : 2); ++i) {
+        busy.push_back(spawn_busy(which == 5 ? i % 5 : which, stop, count));
+      }
+      support::fd_pair ends = support::socket_pair();
+      const coir::descriptor mine(loop, ends[0].release());
+      auto reader = coir::spawn([&] {
+        std::array<std::byte, 8> buffer;
+        coir::request_op<coir::byte_count> read(loop, coir::request::recv(mine.get(), buffer));
+        return coir::await(read);
+      });
+      for (int i = 0; i < 20; ++i) coir::await(coir::sleep_for(10us));
+      CHECK(::send(ends[1].get(), "x", 1, MSG_NOSIGNAL) == 1);
+      CHECK(coir::await(reader.join()) == 1);
+      CHECK(count > 0);
+      stop = true;
+      for (auto& each : busy) coir::await(each.join());
+    });
+  }
+}
+
+TEST_CASE("a fiber whose ops finish at once goes on for 64 of them, and not when it is resumed in between") {
+  coir::run([] {
+    std::vector<std::uint64_t> counts;
+    bool stop = false;
+    std::uint64_t count = 0;
+    auto busy = coir::spawn(asks_until(stop, count));
+    for (int i = 0; i < 5; ++i) {
+      coir::await(coir::yield());
+      counts.push_back(count);
+    }
+    CHECK(counts == std::vector<std::uint64_t>{64, 128, 192, 256, 320});
+    stop = true;
+    coir::await(busy.join());
+  });
+}
+
+TEST_CASE("a scheduler that ends cancels its fibers, and waits for them") {
+  hand hold(coir::abort_answer::later);
+  int told = 0;
+  coir::loop loop;
+  {
+    coir::scheduler fibers(loop);
+    for (int i = 0; i < 10; ++i) {
+      fibers.spawn([&, held = counted(i)] {
+        try {
+          coir::await(coir::sleep_for(1h));
+        } catch (const coir::cancelled&) {
+          ++told;
+          throw;
+        }
+      });
+    }
+    // One that has to be waited for.
+    fibers.spawn([&, held = counted(10)] { coir::await(hand_op(hold)); });
+    auto ends_it = fibers.spawn([&] {
+      try {
+        coir::await(coir::sleep_until(coir::never));
+      } catch (const coir::cancelled&) {
+        hold.give_up();
+        throw;
+      }
+    });
+    loop.run_once();
+    CHECK(fibers.home().alive() == 12);
+  }
+  CHECK(told == 10);
+  CHECK(counted::alive == 0);
+  // The loop is free for another.
+  coir::scheduler again(loop);
+  auto child = again.spawn([] { return 1; });
+  loop.run_once();
+  CHECK(child.state() == fiber_state::dead);
+}
+
+TEST_CASE("a loop has one scheduler") {
+  coir::loop loop;
+  const coir::scheduler fibers(loop);
+  CHECK_THROWS_AS(coir::scheduler(loop), std::logic_error);
+}
+
+TEST_CASE("a fiber cannot run a loop that has fibers; it can run one that has none") {
+  coir::run([] {
+    coir::loop bare;
+    bool posted = false;
+    bare.post([&] { posted = true; });
+    bare.run_once();
+    CHECK(posted);
+    coir::loop loop;
+    const coir::scheduler fibers(loop);
+    CHECK_THROWS_AS(loop.run_once(), std::logic_error);
+    CHECK_THROWS_AS(coir::running_fiber().home().on().run_once(), std::logic_error);
+  });
+}
+
+TEST_CASE("the scheduler counts what was spawned, has ended, and failed") {
+  coir::loop loop;
+  coir::scheduler fibers(loop);
+  int told = 0;
+  fibers.on_failure([&](const coir::fiber_base& which, std::exception_ptr) {
+    CHECK(which.name() == "failing");
+    ++told;
+  });
+  fibers.spawn([] {});
+  fibers.spawn([] { throw std::runtime_error("it broke"); }, coir::spawn_options().name("failing"));
+  auto waiting = fibers.spawn([] { coir::await(coir::sleep_for(1h)); });
+  CHECK(fibers.stats().spawned == 3);
+  CHECK(fibers.stats().ended == 0);
+  loop.run_once();
+  CHECK(fibers.stats().ended == 2);
+  CHECK(fibers.stats().failures == 1);
+  CHECK(told == 1);
+  waiting.cancel();
+  loop.run_once();
+  CHECK(fibers.stats().ended == 3);
+}
+
+TEST_CASE("two loops with fibers run in turns on one thread, and their fibers wake each other") {
+  coir::loop loops[2];
+  coir::scheduler one(loops[0]);
+  coir::scheduler two(loops[1]);
+  hand ping;
+  hand pong;
+  int rounds = 0;
+  auto first = one.spawn([&] {
+    for (int i = 0; i < 100; ++i) {
+      ping.complete(i);
+      CHECK(coir::await(hand_op(pong)) == i);
+    }
+  });
+  auto second = two.spawn([](hand& in, hand& out, int& count) -> coir::task<> {
+    for (int i = 0; i < 100; ++i) {
+      const int got = co_await hand_op(in);
+      ++count;
+      out.complete(got);
+    }
+  }(ping, pong, rounds));
+  for (int i = 0; i < 1000 && second.state() != fiber_state::dead; ++i) {
+    for (coir::loop& each : loops) each.run_once();
+  }
+  CHECK(rounds == 100);
+  CHECK(first.outcome() == fiber_outcome::returned);
+}

@@ -1,0 +1,267 @@
+// Every op there is, at every depth of tasks and stacks, cancelled before its fiber ran, while it waits, and
+// when it is done but nobody has heard of it.
+#include "counted.hpp"
+#include "op_list.hpp"
+#include "until.hpp"
+
+#include "support/catch.hpp"
+#include "support/descriptors.hpp"
+
+#include <coir/coir.hpp>
+#include <coir/testing/mock_clock.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+
+using coir::fiber_outcome;
+using coir::fiber_state;
+using support::counted;
+using support::until;
+
+namespace {
+
+// An op without its type, so that what stands around it is compiled once.
+class [[nodiscard]] any_op {
+ public:
+  static constexpr const char* name = "any";
+  template <coir::op Op>
+  explicit any_op(Op what) : what_(std::make_unique<holder<Op>>(std::move(what))) {}
+
+  bool start(coir::waiter& told) { return what_->start(told); }
+  coir::abort_answer abort() noexcept { return what_->abort(); }
+  // An op with a result that throws `cancelled` itself throws it from here.
+  void take() { what_->take(); }
+
+ private:
+  struct held {
+    virtual ~held() = default;
+    virtual bool start(coir::waiter& told) = 0;
+    virtual coir::abort_answer abort() noexcept = 0;
+    virtual void take() = 0;
+  };
+  template <class Op>
+  struct holder final : held {
+    explicit holder(Op what) : op(std::move(what)) {}
+    bool start(coir::waiter& told) override { return op.start(told); }
+    coir::abort_answer abort() noexcept override { return op.abort(); }
+    void take() override { static_cast<void>(op.take()); }
+    Op op;
+  };
+  std::unique_ptr<held> what_;
+};
+
+class world {
+ public:
+  virtual ~world() = default;
+  virtual any_op make() = 0;
+  virtual void complete() = 0;
+  virtual void stopped() = 0;
+};
+template <class Case>
+class world_of final : public world {
+ public:
+  any_op make() override { return any_op(case_.make()); }
+  void complete() override { case_.complete(); }
+  void stopped() override {
+    if constexpr (requires { case_.stopped(); }) case_.stopped();
+  }
+
+ private:
+  Case case_;
+};
+
+// What the fiber lived through.
+struct history {
+  int began = 0;
+  int results = 0;
+  int cancelled_in_op = 0;
+  int cancelled_after = 0;
+};
+
+// Waits in the op, and once more after it. Each level has something to destroy.
+coir::task<> wait(any_op& what, history& seen) {
+  const counted local(1);
+  ++seen.began;
+  try {
+    co_await what;
+    ++seen.results;
+  } catch (const coir::cancelled&) {
+    ++seen.cancelled_in_op;
+    throw;
+  }
+  try {
+    co_await coir::yield();
+  } catch (const coir::cancelled&) {
+    ++seen.cancelled_after;
+    throw;
+  }
+}
+void wait_on_stack(any_op& what, history& seen) {
+  const counted local(1);
+  ++seen.began;
+  try {
+    coir::await(what);
+    ++seen.results;
+  } catch (const coir::cancelled&) {
+    ++seen.cancelled_in_op;
+    throw;
+  }
+  try {
+    coir::await(coir::yield());
+  } catch (const coir::cancelled&) {
+    ++seen.cancelled_after;
+    throw;
+  }
+}
+coir::task<> nest(any_op& what, history& seen, int depth, counted parameter) {
+  const counted local(depth);
+  if (depth == 0) {
+    co_await wait(what, seen);
+  } else {
+    co_await nest(what, seen, depth - 1, counted(parameter.value + 1));
+  }
+}
+coir::task<> borrow(any_op& what, history& seen, counted parameter) {
+  co_await coir::on_stack([&] {
+    const counted local(parameter.value);
+    wait_on_stack(what, seen);
+  });
+}
+// A task in a function on a borrowed stack.
+coir::task<> alternate(any_op& what, history& seen) {
+  const counted local(1);
+  co_await coir::on_stack([&] {
+    const counted inner(2);
+    coir::await(nest(what, seen, 2, counted(3)));
+  });
+}
+
+struct surface {
+  const char* name;
+  coir::fiber<void> (*spawn)(any_op& what, history& seen);
+};
+constexpr surface surfaces[] = {
+    {"a coroutine", [](any_op& what, history& seen) { return coir::spawn(wait(what, seen)); }},
+    {"2 tasks", [](any_op& what, history& seen) { return coir::spawn(nest(what, seen, 0, counted(0))); }},
+    {"3 tasks", [](any_op& what, history& seen) { return coir::spawn(nest(what, seen, 1, counted(0))); }},
+    {"4 tasks", [](any_op& what, history& seen) { return coir::spawn(nest(what, seen, 2, counted(0))); }},
+    {"5 tasks", [](any_op& what, history& seen) { return coir::spawn(nest(what, seen, 3, counted(0))); }},
+    {"a stack", [](any_op& what, history& seen) {
+       return coir::spawn([&, held = counted(1)] { wait_on_stack(what, seen); });
+     }},
+    {"a task on a stack", [](any_op& what, history& seen) {
+       return coir::spawn([&, held = counted(1)] { coir::await(nest(what, seen, 2, counted(0))); });
+     }},
+    {"a borrowed stack", [](any_op& what, history& seen) { return coir::spawn(borrow(what, seen, counted(1))); }},
+    {"a task on a borrowed stack", [](any_op& what, history& seen) { return coir::spawn(alternate(what, seen)); }},
+    {"a coroutine lambda", [](any_op& what, history& seen) {
+       return coir::spawn([&what, &seen, held = counted(1)]() -> coir::task<> { co_await wait(what, seen); });
+     }},
+};
+
+using moment = std::function<void(world&, coir::fiber<void>&, history&)>;
+
+// One cancellation, after which nothing is left and the loop goes on.
+template <class Case>
+void play(const moment& cancel) {
+  for (const surface& each : surfaces) {
+    INFO("op: " << Case::name << ", in " << each.name);
+    coir::testing::mock_clock time(coir::testing::mock_clock::mode::by_hand);
+    op_list::clock = &time;
+    const std::size_t descriptors = support::open_descriptors();
+    coir::run(
+        [&] {
+          const std::uint64_t alive = coir::running_fiber().home().alive();
+          auto scene = coir::spawn([&] {
+            world_of<Case> around;
+            history seen;
+            any_op what = around.make();
+            coir::fiber<void> who = each.spawn(what, seen);
+            cancel(around, who, seen);
+            until([&] { return who.state() == fiber_state::dead; });
+            CHECK(who.outcome() == fiber_outcome::cancelled);
+            CHECK(counted::alive == 0);
+          });
+          coir::await(scene.join());
+          CHECK(coir::running_fiber().home().alive() == alive);
+          auto next = coir::spawn([]() -> coir::task<int> {
+            co_await coir::yield();
+            co_return 1;
+          });
+          CHECK(coir::await(next.join()) == 1);
+        },
+        coir::run_options().loop(coir::loop_options().time(&time)));
+    CHECK(support::open_descriptors() == descriptors);
+  }
+}
+template <class... Cases>
+void play_all(const moment& cancel, std::tuple<Cases...>*) {
+  static_cast<void>(coir::backend_report());
+  (play<Cases>(cancel), ...);
+}
+void for_every_op(const moment& cancel) { play_all(cancel, static_cast<op_list::all*>(nullptr)); }
+
+void until_waiting(const coir::fiber<void>& who) {
+  until([&] { return who.state() == fiber_state::waiting; });
+}
+
+}  // namespace
+
+TEST_CASE("a fiber that is cancelled before it ran never begins, whatever it would have waited for") {
+  for_every_op([](world&, coir::fiber<void>& who, history& seen) {
+    who.cancel();
+    until([&] { return who.state() == fiber_state::dead; });
+    CHECK(seen.began == 0);
+  });
+}
+
+TEST_CASE("a fiber that is cancelled while it waits gets `cancelled` there, at whatever depth it waits") {
+  for_every_op([](world& around, coir::fiber<void>& who, history& seen) {
+    until_waiting(who);
+    who.cancel();
+    around.stopped();
+    until([&] { return who.state() == fiber_state::dead; });
+    CHECK(seen.results == 0);
+    CHECK(seen.cancelled_in_op == 1);
+    CHECK(seen.cancelled_after == 0);
+  });
+}
+
+TEST_CASE("a fiber that is cancelled when its op is done has the result, and gets `cancelled` at the next") {
+  for_every_op([](world& around, coir::fiber<void>& who, history& seen) {
+    until_waiting(who);
+    around.complete();
+    until([&] { return who.state() != fiber_state::waiting; });
+    CHECK(who.state() == fiber_state::ready);
+    CHECK(seen.results == 0);
+    who.cancel();
+    until([&] { return who.state() == fiber_state::dead; });
+    CHECK(seen.results == 1);
+    CHECK(seen.cancelled_in_op == 0);
+    CHECK(seen.cancelled_after == 1);
+  });
+}
+
+TEST_CASE("cancelled and completed in the same turn: one of both, and never neither") {
+  for_every_op([](world& around, coir::fiber<void>& who, history& seen) {
+    until_waiting(who);
+    around.complete();
+    who.cancel();
+    until([&] { return who.state() == fiber_state::dead; });
+    CHECK(seen.results + seen.cancelled_in_op == 1);
+    CHECK(seen.cancelled_after == seen.results);
+  });
+}
+
+TEST_CASE("a fiber in a region that is cancelled gets `cancelled` where it waits") {
+  for_every_op([](world& around, coir::fiber<void>& who, history& seen) {
+    until_waiting(who);
+    coir::running_fiber().body().cancel();
+    around.stopped();
+    until([&] { return who.state() == fiber_state::dead; });
+    CHECK(seen.cancelled_in_op == 1);
+  });
+}
