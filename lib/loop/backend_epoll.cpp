@@ -133,8 +133,9 @@ int epoll_backend::rebuild() {
   epoll_ = std::move(fresh);
   // Closed, or no memory for the new entry: nothing would ever report on it again, so those who wait are
   // told now. Not before the new set is ours: whoever is told may start something, which belongs in there.
-  for (const auto& [fd, refused] : lost) {
-    descriptors_[fd].requests.for_each([&](request& what) {
+  for (const std::pair<int, int>& entry : lost) {
+    const int refused = entry.second;  // clang 14 captures no structured binding
+    descriptors_[entry.first].requests.for_each([&](request& what) {
       if (!may_block(what)) complete(what, -refused);
     });
   }

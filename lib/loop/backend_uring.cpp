@@ -1,5 +1,6 @@
 #include "backend_uring.hpp"
 
+#include <coir/base/config.hpp>
 #include <coir/base/error.hpp>
 #include <coir/base/fd.hpp>
 
@@ -11,6 +12,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#if COIR_THREAD_SANITIZER
+#include <sanitizer/tsan_interface.h>
+#endif
 
 #include <algorithm>
 #include <array>
@@ -139,6 +143,7 @@ class uring_backend final : public backend {
   int enter(unsigned wait_for, unsigned flags, instant deadline) noexcept;
   void judge(int entered);
   std::size_t reap() noexcept;
+  static bool is_asked_again(const request& what, const slot& of, int result) noexcept;
   void finish(std::uint32_t number, int result, std::uint32_t flags) noexcept;
 
   io_uring ring_;
@@ -163,6 +168,17 @@ class uring_backend final : public backend {
   bool chunks_refused_ = false;
 };
 
+// liburing maps and unmaps behind the back of the thread sanitizer, which takes the queues of one thread's
+// new ring for those of another's old one that were in the same place.
+#if COIR_THREAD_SANITIZER
+char old_rings;
+void ring_comes() noexcept { __tsan_acquire(&old_rings); }
+void ring_goes() noexcept { __tsan_release(&old_rings); }
+#else
+void ring_comes() noexcept {}
+void ring_goes() noexcept {}
+#endif
+
 uring_backend::uring_backend(trace::control& trace, const backend_settings& settings, io_uring ring,
                              const setup_step& step)
     : backend(trace, settings.chunks, settings.chunk_bytes),
@@ -170,6 +186,7 @@ uring_backend::uring_backend(trace::control& trace, const backend_settings& sett
       step_(step),
       wake_fd_(settings.wake_fd),
       enter_fd_(ring.ring_fd) {
+  ring_comes();
   // Entry i of the queue is always submission entry i, so that sending is one store to the tail.
   for (unsigned i = 0; i < ring_.sq.ring_entries; ++i) ring_.sq.array[i] = i;
   if ((ring_.features & IORING_FEAT_NO_IOWAIT) != 0) enter_flags_ |= IORING_ENTER_NO_IOWAIT;
@@ -182,6 +199,7 @@ uring_backend::~uring_backend() {
     let_go();
   } else {
     drain();
+    ring_goes();
     io_uring_queue_exit(&ring_);
   }
   if (chunk_ring_ != nullptr) {
@@ -541,37 +559,41 @@ std::size_t uring_backend::reap() noexcept {
   return count;
 }
 
+bool uring_backend::is_asked_again(const request& what, const slot& of, int result) noexcept {
+  const request_row& row = row_of(what.kind);
+  // It waited for readiness in place of the operation, which comes now.
+  if (of.polls && result >= 0) return true;
+  // A kernel that will not wait on a non-blocking descriptor: poll in its place.
+  if (result == -EAGAIN) return row.readiness != 0 && !row.multishot;
+  // Interrupted before it did anything.
+  return result == -EINTR && what.kind != request_kind::connect && !row.multishot;
+}
+
 void uring_backend::finish(std::uint32_t number, int result, std::uint32_t flags) noexcept {
   slot& of = slots_[number];
   request& what = *of.what;
-  const request_row& row = row_of(what.kind);
-  const bool more = (flags & IORING_CQE_F_MORE) != 0;
-  deaf_ |= what.kind == request_kind::read || what.kind == request_kind::readv ||
-           what.kind == request_kind::poll;
-
-  const bool again =
-      // It waited for readiness in place of the operation, which comes now.
-      (of.polls && result >= 0) ||
-      // A kernel that will not wait on a non-blocking descriptor: poll in its place.
-      (result == -EAGAIN && row.readiness != 0 && !row.multishot) ||
-      // Interrupted before it did anything.
-      (result == -EINTR && what.kind != request_kind::connect && !row.multishot);
-  if (again && !withdrawn(what)) {
-    of.polls = result == -EAGAIN;
-    if (owed_first_ != no_slot || !write_start(number)) {
-      of.owed_start = true;
-      owe(number);
-    }
-    return;
+  if (pollable_) [[unlikely]] {
+    deaf_ |= what.kind == request_kind::read || what.kind == request_kind::readv ||
+             what.kind == request_kind::poll;
   }
-  if (again) result = -ECANCELED;
+  if ((result < 0 || of.polls) && is_asked_again(what, of, result)) [[unlikely]] {
+    if (!withdrawn(what)) {
+      of.polls = result == -EAGAIN;
+      if (owed_first_ != no_slot || !write_start(number)) {
+        of.owed_start = true;
+        owe(number);
+      }
+      return;
+    }
+    result = -ECANCELED;
+  }
 
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
     chunk_of(what) = static_cast<std::uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);
     chunks_->taken();
     if (result <= 0) chunks_->give_back(chunk_of(what));
   }
-  if (more) {
+  if ((flags & IORING_CQE_F_MORE) != 0) {
     deliver(what, result);
     return;
   }

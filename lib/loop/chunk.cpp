@@ -5,7 +5,7 @@
 
 namespace coir {
 
-void chunk::drop() noexcept {
+void chunk::release() noexcept {
   if (pool_ != nullptr) {
     chunk_pool& pool = *std::exchange(pool_, nullptr);
     pool.give_back(number_);

@@ -63,7 +63,10 @@ class chunk {
   friend class chunk_pool;
   chunk(chunk_pool& pool, std::byte* data, std::uint32_t size, std::uint16_t number) noexcept
       : pool_(&pool), data_(data), size_(size), number_(number) {}
-  void drop() noexcept;
+  void drop() noexcept {
+    if (data_ != nullptr) release();
+  }
+  void release() noexcept;
 
   chunk_pool* pool_ = nullptr;
   std::byte* data_ = nullptr;

@@ -10,7 +10,8 @@
 //
 // Shape    a plain struct of 72 bytes that the caller owns. It may be moved until it is started and must
 //          stay, with its buffers, until it is over: until start() answered false, withdraw() answered
-//          now, or told->done() was called with armed() false.
+//          now, or told->done() was called with armed() false. Pipes, terminals and listeners must be
+//          non-blocking (O_NONBLOCK): on epoll the call would hold up the loop.
 // Order    requests of one direction on one descriptor are served first come, first served on epoll.
 //          On io_uring the kernel decides: keep one in flight per direction where order matters.
 // Thread   the loop's.
