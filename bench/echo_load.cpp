@@ -5,7 +5,9 @@
 // window of the asked length is measured and printed as one JSON line.
 //
 // It is bare liburing because on two cores a dear client hides what the server costs: a request is
-// one send that says nothing when it succeeds and one completion of a multishot receive.
+// one send that says nothing when it succeeds and one completion of a multishot receive. Where the
+// kernel refuses io_uring it works on epoll instead, so that servers can be shown there as well, and
+// the JSON line says so: figures of the two kinds of client must not be compared.
 //
 // Server CPU is read here rather than by the runner (`--server-pid`), at the same two moments at
 // which requests are counted: warm-up and connection set-up stay out of the figure.
@@ -16,9 +18,11 @@
 #include <liburing.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -113,6 +117,7 @@ struct options {
   double warmup;
   pid_t server_pid;
   int window_fd;
+  std::string client;
 };
 
 enum class event : unsigned { receive, send, begin, end };
@@ -129,8 +134,7 @@ class load {
     // A buffer is free again as soon as its completion was looked at, so that few are enough;
     // more would only cool the cache.
     buffer_bytes_ = std::clamp(chosen.size, 64u, 16384u);
-    start_ring();
-    provide_buffers();
+    start_client();
   }
 
   void run() {
@@ -143,11 +147,19 @@ class load {
                  end_time_);
     now_ = start;
     for (unsigned number = 0; number < options_.connections; ++number) {
-      submit_receive(number);
+      if (on_epoll()) {
+        watch(number, EPOLL_CTL_ADD, EPOLLIN);
+      } else {
+        submit_receive(number);
+      }
       start_message(number);
     }
     while (!ended_) {
-      turn();
+      if (on_epoll()) {
+        turn_on_epoll();
+      } else {
+        turn();
+      }
     }
     report();
   }
@@ -160,6 +172,7 @@ class load {
   struct connection {
     int fd = -1;
     unsigned offset = 0;    // where in the pattern the message of the moment begins
+    unsigned sent = 0;      // bytes of it that the kernel has taken; epoll only
     unsigned received = 0;  // bytes of its echo that have come back
     std::uint64_t messages = 0;
     std::int64_t started = 0;
@@ -173,17 +186,39 @@ class load {
     std::uint64_t requests = 0;
   };
 
-  void start_ring() {
+  void start_client() {
+    if (options_.client != "epoll") {
+      const int error = start_ring();
+      if (error == 0) {
+        provide_buffers();
+        return;
+      }
+      if (options_.client == "uring" || error == ENOMEM || error == EMFILE || error == ENFILE) {
+        fail("io_uring_setup", error);
+      }
+    }
+    epoll_ = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll_ < 0) {
+      fail("epoll_create1", errno);
+    }
+    buffers_ = static_cast<char*>(map(buffer_bytes_));
+  }
+
+  bool on_epoll() const { return epoll_ >= 0; }
+
+  // Returns an errno where the kernel refuses.
+  int start_ring() {
     io_uring_params parameters{};
     parameters.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER |
                        IORING_SETUP_DEFER_TASKRUN;
     parameters.cq_entries = 4096;
     if (const int error = io_uring_queue_init_params(256, &ring_, &parameters)) {
-      fail("io_uring_setup", -error);
+      return -error;
     }
     if (const int count = io_uring_register_ring_fd(&ring_); count != 1) {
       fail("io_uring_register_ring_fd", -count);
     }
+    return 0;
   }
 
   void provide_buffers() {
@@ -257,6 +292,10 @@ class load {
 
   void submit_timer(event kind, std::int64_t when, __kernel_timespec& storage) {
     storage = {when / ns_per_second, when % ns_per_second};
+    if (on_epoll()) {
+      watch_timer(kind, storage);
+      return;
+    }
     io_uring_sqe* const entry = prepare(kind, 0);
     io_uring_prep_timeout(entry, &storage, 0, IORING_TIMEOUT_ABS);
   }
@@ -274,6 +313,11 @@ class load {
     peer.offset = static_cast<unsigned>((number * 977 + peer.messages * 331) % pattern_bytes);
     peer.received = 0;
     peer.started = now_;
+    if (on_epoll()) {
+      peer.sent = 0;
+      send_more(number);
+      return;
+    }
     io_uring_sqe* const entry = prepare(event::send, number);
     io_uring_prep_send(entry, peer.fd, pattern_.data() + peer.offset, options_.size,
                        MSG_NOSIGNAL | MSG_WAITALL);
@@ -308,15 +352,96 @@ class load {
         // A whole send is silent, so this one failed or the connection broke under it.
         lost(number, "sending", completion.res < 0 ? -completion.res : EPIPE);
       case event::begin:
-        begin_ = read();
-        latencies_.clear();
-        mark("enable\n");
+        begin_window();
         return;
       case event::end:
-        end_ = read();
-        mark("disable\n");
-        ended_ = true;
+        end_window();
         return;
+    }
+  }
+
+  void begin_window() {
+    begin_ = read();
+    latencies_.clear();
+    mark("enable\n");
+  }
+
+  void end_window() {
+    end_ = read();
+    mark("disable\n");
+    ended_ = true;
+  }
+
+  void watch(unsigned number, int operation, std::uint32_t events) const {
+    epoll_event wanted{};
+    wanted.events = events;
+    wanted.data.u64 = std::uint64_t(number) << 2 | static_cast<unsigned>(event::receive);
+    if (epoll_ctl(epoll_, operation, connections_[number].fd, &wanted) != 0) {
+      fail("epoll_ctl", errno);
+    }
+  }
+
+  void watch_timer(event kind, const __kernel_timespec& when) const {
+    const int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    itimerspec setting{};
+    setting.it_value = {when.tv_sec, when.tv_nsec};
+    epoll_event wanted{};
+    wanted.events = EPOLLIN | EPOLLONESHOT;
+    wanted.data.u64 = static_cast<unsigned>(kind);
+    if (timer < 0 || timerfd_settime(timer, TFD_TIMER_ABSTIME, &setting, nullptr) != 0 ||
+        epoll_ctl(epoll_, EPOLL_CTL_ADD, timer, &wanted) != 0) {
+      fail("a timer", errno);
+    }
+  }
+
+  void turn_on_epoll() {
+    std::array<epoll_event, 256> ready;
+    const int count = epoll_wait(epoll_, ready.data(), static_cast<int>(ready.size()), -1);
+    if (count < 0 && errno != EINTR) {
+      fail("epoll_wait", errno);
+    }
+    now_ = read_clock(CLOCK_MONOTONIC);
+    for (int at = 0; at < count; ++at) {
+      const epoll_event& seen = ready[static_cast<std::size_t>(at)];
+      const auto number = static_cast<unsigned>(seen.data.u64 >> 2);
+      switch (static_cast<event>(seen.data.u64 & 3)) {
+        case event::begin:
+          begin_window();
+          break;
+        case event::end:
+          end_window();
+          break;
+        default:
+          if ((seen.events & EPOLLOUT) != 0) {
+            watch(number, EPOLL_CTL_MOD, EPOLLIN);
+            send_more(number);
+          }
+          if ((seen.events & ~EPOLLOUT) != 0) {
+            receive_some(number);
+          }
+      }
+    }
+  }
+
+  void send_more(unsigned number) {
+    connection& peer = connections_[number];
+    const ssize_t sent = send(peer.fd, pattern_.data() + peer.offset + peer.sent,
+                              options_.size - peer.sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0 && errno != EAGAIN) {
+      lost(number, "sending", errno);
+    }
+    peer.sent += static_cast<unsigned>(std::max<ssize_t>(sent, 0));
+    if (peer.sent < options_.size) {
+      watch(number, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+    }
+  }
+
+  void receive_some(unsigned number) {
+    const ssize_t got = recv(connections_[number].fd, buffers_, buffer_bytes_, MSG_DONTWAIT);
+    if (got > 0) {
+      compare(number, buffers_, static_cast<unsigned>(got));
+    } else if (got == 0 || errno != EAGAIN) {
+      lost(number, "receiving", got == 0 ? 0 : errno);
     }
   }
 
@@ -391,10 +516,10 @@ class load {
     std::printf(
         "{\"connections\":%u,\"size\":%u,\"requests\":%llu,\"seconds\":%.6f,"
         "\"requests_per_second\":%.1f,\"p50_us\":%.2f,\"p99_us\":%.2f,"
-        "\"cpu_seconds\":%.6f",
+        "\"client\":\"%s\",\"cpu_seconds\":%.6f",
         options_.connections, options_.size, static_cast<unsigned long long>(requests), seconds,
         static_cast<double>(requests) / seconds, latencies_.quantile_us(0.50, requests),
-        latencies_.quantile_us(0.99, requests),
+        latencies_.quantile_us(0.99, requests), on_epoll() ? "epoll" : "io_uring",
         static_cast<double>(end_.own_cpu - begin_.own_cpu) / 1e9);
     if (options_.server_pid != 0) {
       std::printf(",\"server_cpu_seconds\":%.6f",
@@ -407,6 +532,7 @@ class load {
   std::vector<connection> connections_;
   std::vector<char> pattern_;
   unsigned buffer_bytes_ = 0;
+  int epoll_ = -1;
   io_uring ring_{};
   io_uring_buf_ring* buffer_ring_ = nullptr;
   char* buffers_ = nullptr;
@@ -453,6 +579,7 @@ int main(int argc, char** argv) {
   chosen.warmup = arguments.number("--warmup", 0.2, 0.0, 86400.0);
   chosen.server_pid = arguments.number("--server-pid", 0, 1, 1 << 30);
   chosen.window_fd = arguments.number("--window-fd", -1, 0, 1 << 20);
+  chosen.client = arguments.choice("--client", {"auto", "uring", "epoll"});
   arguments.finish();
   if (chosen.port == 0) {
     arguments.refuse("wants --port N, the port of the server on 127.0.0.1");

@@ -1,6 +1,19 @@
 # Sourced by tools/test and tools/demo: the Debian packages that coir is built from, and how to get them.
 # The names are those of Debian 12.
 
+# A terminal sees what a command does, a file only why it failed.
+quietly() {
+  if [[ -t 1 ]]; then
+    "$@"
+  else
+    local said
+    said=$("$@" 2>&1 | tr -d '\0') || {
+      printf '%s\n' "$said"
+      return 1
+    }
+  fi
+}
+
 build_packages=(g++ meson ninja-build pkg-config liburing-dev libboost-context1.81-dev libfmt-dev
                 libexpected-dev)
 

@@ -11,6 +11,7 @@ BUILD is a build directory where everything is built. Exit code 77: the tool for
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,19 @@ class Installed:
                           f"not expected {sorted(found - expected)}")
         print(f"{len(found)} headers were installed below {found_below}")
 
+    def check_shared_library(self):
+        """Programs ask for the library by the number of its binary interface, which is a link to the file."""
+        for name in ("libcoir", "libcoir-testing"):
+            link = self.library_dir / f"{name}.so"
+            file = link.resolve()
+            said = run("readelf", "--dynamic", "--wide", file)
+            soname = re.search(r"\(SONAME\).*\[(.+)\]", said)
+            if not soname or not re.fullmatch(rf"{name}\.so\.\d+", soname[1]):
+                raise Failure(f"{file}: its SONAME is {soname and soname[1]}, not {name}.so.NUMBER")
+            if (self.library_dir / soname[1]).resolve() != file or file.name == soname[1]:
+                raise Failure(f"{self.library_dir / soname[1]} is not a link to {file.name}")
+            print(f"{link.name} is {soname[1]} is {file.name}")
+
 
 def build_by_pkg_config(installed, directory, compiler, *options):
     """Returns the directory of the programs, which are built with the warnings of a strict user."""
@@ -107,6 +121,7 @@ def by_pkg_config(build, scratch, compiler):
     need("pkg-config", "pkg-config")
     installed = moved(build, scratch)
     installed.check_headers()
+    installed.check_shared_library()
     programs = scratch / "programs"
     programs.mkdir()
     check_outputs(build_by_pkg_config(installed, programs, compiler))
