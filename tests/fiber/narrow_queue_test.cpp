@@ -20,8 +20,7 @@ namespace {
 constexpr std::size_t counters = 50;
 
 coir::run_options narrow() {
-  return coir::run_options().loop(
-      coir::loop_options().submission_entries(2).completion_entries(4));
+  return coir::run_options().loop(coir::loop_options().submission_entries(2).completion_entries(4));
 }
 
 // Fibers that each wait for one count from one of fifty eventfds.
@@ -56,7 +55,8 @@ void wait_for_one_on_a_stack(crowd& all, std::size_t number) {
 }  // namespace
 
 TEST_CASE("ten thousand fibers wait on a submission queue of two entries, and all are served") {
-  constexpr std::size_t fibers = 10'000;
+  // The thread sanitizer takes each stack for a thread, and cannot count to ten thousand.
+  constexpr std::size_t fibers = COIR_THREAD_SANITIZER ? 5'000 : 10'000;
   for (const bool stacks : {false, true}) {
     INFO((stacks ? "on stacks" : "coroutines"));
     support::leaves_no_descriptor([&] {
@@ -89,7 +89,8 @@ TEST_CASE("of ten thousand fibers on two entries every second can be cancelled, 
           coir::loop& here = *coir::loop::current();
           crowd all;
           std::vector<coir::fiber<void>> waiting;
-          for (std::size_t i = 0; i < fibers; ++i) waiting.push_back(coir::spawn(wait_for_one(all, i)));
+          for (std::size_t i = 0; i < fibers; ++i)
+            waiting.push_back(coir::spawn(wait_for_one(all, i)));
           if (in_flight) support::until([&] { return here.in_flight() == fibers; });
           for (std::size_t i = 0; i < fibers; ++i) {
             if (i / counters % 2 == 0) waiting[i].cancel();

@@ -135,7 +135,8 @@ TEST_CASE("run_options::on_failure hears of failures that nobody else takes") {
       [] {
         auto child = coir::spawn([] { throw std::runtime_error("it broke"); },
                                  coir::spawn_options().name("reporting").report_failure());
-        coir::await(coir::end_op(child));
+        // Not joined, which would be taking it.
+        support::until([&] { return child.state() == fiber_state::dead; });
       },
       coir::run_options().on_failure([&](const coir::fiber_base& who, std::exception_ptr) {
         heard.emplace_back(who.name());
@@ -183,15 +184,14 @@ TEST_CASE("main may take its time after stop(), and return a result all the same
 }
 
 TEST_CASE("stop() from another thread ends a run that waits for ever") {
-  std::thread other;
   CHECK_THROWS_AS(coir::run([&] {
                     coir::loop& loop = loop_here();
                     const coir::loop::hold expected(loop);
-                    other = std::thread([&loop] { loop.stop(); });
+                    // Joined while the loop is still there: stop() may touch it after it has had its effect.
+                    const std::jthread other([&loop] { loop.stop(); });
                     coir::await(coir::sleep_until(coir::never));
                   }),
                   std::system_error);
-  other.join();
 }
 
 // --- deadlock ---
@@ -235,11 +235,12 @@ coir::task<> waits_deep(int depth, std::vector<unsigned>& lines) {
     lines.push_back(__LINE__ + 1);
     co_await coir::sleep_until(coir::never);
   } else if (depth == 2) {
-    lines.push_back(__LINE__ + 1);
-    co_await coir::on_stack([&] {
+    auto function = [&] {
       lines.push_back(__LINE__ + 1);
       coir::await(waits_deep(1, lines));
-    });
+    };
+    lines.push_back(__LINE__ + 1);
+    co_await coir::on_stack(function);
   } else {
     lines.push_back(__LINE__ + 1);
     co_await waits_deep(depth - 1, lines);
@@ -265,13 +266,15 @@ TEST_CASE("the report follows the awaiting tasks outwards, through stacks that w
 
 TEST_CASE("a fiber that waits on a stack which it borrowed is reported with that line") {
   unsigned line = 0;
-  unsigned outer = __LINE__ + 2;
-  const std::string said = deadlock_of([](unsigned& inner) -> coir::task<> {
-    co_await coir::on_stack([&] {
+  unsigned outer = 0;
+  const std::string said = deadlock_of([](unsigned& inner, unsigned& borrows) -> coir::task<> {
+    auto function = [&] {
       inner = __LINE__ + 1;
       coir::await(coir::sleep_until(coir::never));
-    });
-  }(line));
+    };
+    borrows = __LINE__ + 1;
+    co_await coir::on_stack(function);
+  }(line, outer));
   CHECK_THAT(said, Contains("in sleep for ever at "));
   CHECK(said.find(at(line)) < said.find("awaited at"));
   CHECK(said.find(at(outer)) > said.find("awaited at"));

@@ -240,17 +240,23 @@ TEST_CASE("a loop has one scheduler") {
 }
 
 TEST_CASE("a fiber cannot run a loop that has fibers; it can run one that has none") {
-  coir::run([] {
+  coir::loop loop;
+  coir::scheduler fibers(loop);
+  bool ran = false;
+  fibers.spawn([&] { ran = true; });
+  coir::run([&] {
     coir::loop bare;
     bool posted = false;
     bare.post([&] { posted = true; });
     bare.run_once();
     CHECK(posted);
-    coir::loop loop;
-    const coir::scheduler fibers(loop);
     CHECK_THROWS_AS(loop.run_once(), std::logic_error);
+    CHECK_FALSE(ran);
+    // Nor its own, which is in a turn.
     CHECK_THROWS_AS(coir::running_fiber().home().on().run_once(), std::logic_error);
   });
+  loop.run_once();
+  CHECK(ran);
 }
 
 TEST_CASE("the scheduler counts what was spawned, has ended, and failed") {
@@ -295,9 +301,10 @@ TEST_CASE("two loops with fibers run in turns on one thread, and their fibers wa
       out.complete(got);
     }
   }(ping, pong, rounds));
-  for (int i = 0; i < 1000 && second.state() != fiber_state::dead; ++i) {
+  for (int i = 0; i < 1000 && first.state() != fiber_state::dead; ++i) {
     for (coir::loop& each : loops) each.run_once();
   }
   CHECK(rounds == 100);
   CHECK(first.outcome() == fiber_outcome::returned);
+  CHECK(second.outcome() == fiber_outcome::returned);
 }

@@ -15,8 +15,12 @@ namespace support {
 [[gnu::noinline]] inline std::uintptr_t dive(std::size_t bytes) {
   volatile char block[512];
   block[0] = 1;
-  const std::uintptr_t deeper = bytes <= sizeof block ? reinterpret_cast<std::uintptr_t>(&block[0])
-                                                      : dive(bytes - sizeof block);
+  std::uintptr_t deeper = 0;
+  if (bytes <= sizeof block) {
+    deeper = reinterpret_cast<std::uintptr_t>(&block[0]);
+  } else {
+    deeper = dive(bytes - sizeof block);
+  }
   // After the call, so that it is none that returns at once.
   block[1] = block[0];
   return deeper;

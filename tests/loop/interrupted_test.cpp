@@ -163,6 +163,8 @@ TEST_CASE("a storm of signals neither cuts run_for short nor keeps it from its e
 }
 
 TEST_CASE("a loop that waits for one thing only is not ended by signals") {
+  // The thread sanitizer puts a signal off until a call that it knows, and this loop makes none.
+  if (COIR_THREAD_SANITIZER) return;
   coir::loop loop;
   const support::fd_pair ends = support::socket_pair();
   std::array<std::byte, 8> buffer;
