@@ -41,6 +41,7 @@ class fiber_local {
  public:
   fiber_local() noexcept = default;
   fiber_local(const fiber_local&) = delete;
+  fiber_local& operator=(const fiber_local&) = delete;
 
   // Null when neither this fiber nor an ancestor has set it.
   T* get() const { return static_cast<T*>(fiber_local_access::find(this)); }
