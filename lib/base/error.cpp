@@ -1,8 +1,14 @@
 #include <coir/base/error.hpp>
 
+#include <cstdio>
+
 #include <stdexcept>
 
 namespace coir {
+
+void priv::tell(std::string_view text) noexcept {
+  static_cast<void>(std::fwrite(text.data(), 1, text.size(), stderr));
+}
 
 std::error_code error_of(int errno_value) noexcept {
   // The generic category, so that a code compares equal to std::errc whatever the platform says.

@@ -73,7 +73,7 @@ bool backend::begin_otherwise(request& what) {
 
 bool backend::start(request& what) {
   COIR_ASSERT(!what.armed_, "a request was started twice");
-  what.retried_ = what.withdrawn_ = what.more_expected_ = what.held_up_ = false;
+  what.withdrawn_ = what.more_expected_ = what.held_up_ = false;
   ++stats_.submitted;
   if (trace_.on(trace::point::submit) || trace_.on(trace::point::complete)) [[unlikely]]
     return begin_traced(what);
@@ -98,7 +98,8 @@ abort_answer backend::withdraw(request& what) noexcept {
 
 void backend::adopt(int fd) {
   descriptor_state& state = descriptors_[fd];
-  COIR_ASSERT(state.requests.empty(), "a descriptor number was reused under its requests");
+  if (!state.requests.empty()) [[unlikely]]
+    disinherit(state);
   ++state.generation;
   state.owned = true;
   state.closing = state.lingers = false;
@@ -106,9 +107,7 @@ void backend::adopt(int fd) {
 }
 
 void backend::complete(request& what, int result) noexcept {
-  COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
-             static_cast<std::uint64_t>(static_cast<std::int64_t>(result)));
-  ++stats_.completed;
+  count_completed(what, result);
   what.result = result;
   const int fd = what.fd;
   const bool held_up = what.held_up_;
@@ -124,14 +123,13 @@ void backend::go_on_closing(int fd) noexcept {
   request* const closer = std::exchange(state.closer, nullptr);
   if (finish_close(fd, state, closer) && closer != nullptr) {
     if (closer->armed_) leave(*closer);
+    count_completed(*closer, closer->result);
     if (closer->told != nullptr) closer->told->done();
   }
 }
 
 void backend::deliver(request& what, int result) noexcept {
-  COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
-             static_cast<std::uint64_t>(static_cast<std::int64_t>(result)));
-  ++stats_.completed;
+  count_completed(what, result);
   what.result = result;
   what.told->done();
 }
@@ -142,9 +140,33 @@ void backend::withdraw_all(descriptor_state& state) noexcept {
     if (do_withdraw(what, state) == abort_answer::now) {
       // Nobody asked for this one to stop: whoever waits for it is told.
       what.result = -ECANCELED;
+      count_completed(what, what.result);
       if (what.told != nullptr) what.told->done();
     }
   });
+}
+
+// Requests of an earlier life of the number, which somebody closed under them.
+void backend::disinherit(descriptor_state& state) noexcept {
+  state.requests.for_each([&](request& what) {
+    if (do_withdraw(what, state) == abort_answer::later) {
+      what.unlink();
+      apart_.push_back(what);
+    } else {
+      what.result = -EBADF;
+      count_completed(what, what.result);
+      if (what.told != nullptr) what.told->done();
+    }
+  });
+}
+
+void backend::disown(int fd) noexcept {
+  descriptor_state* const state = descriptors_.find(fd);
+  if (state == nullptr) return;
+  forget(fd, *state);
+  ++state->generation;
+  state->owned = state->watched = state->readable = state->writable = state->ended = false;
+  state->lingers = state->plain_tcp = false;
 }
 
 bool backend::start_close(request& what) {
@@ -175,9 +197,15 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
     if (detached != nullptr) closer = &detached->what;
     if (closer != nullptr) {
       if (closer->armed_) leave(*closer);
-      const bool in_flight = do_start(*closer, state);
-      if (!in_flight) delete detached;
-      return !in_flight;
+      try {
+        const bool in_flight = do_start(*closer, state);
+        if (!in_flight) delete detached;
+        return !in_flight;
+      } catch (const std::bad_alloc&) {
+        // Rather hold up the loop than leave it open.
+        if (detached != nullptr) closer = nullptr;
+        delete detached;
+      }
     }
   }
   // EINTR: on Linux the number is free all the same.

@@ -83,8 +83,15 @@ class epoll_backend final : public backend {
   std::vector<int> unfinished_;  // descriptors with results left from the last turn
 };
 
-// Reads that leave in place what they give, or take it from elsewhere.
-constexpr int looks_only = MSG_PEEK | MSG_OOB;
+// Reads that take what they give from elsewhere, or leave it in place: they say nothing of what is left.
+constexpr int from_elsewhere = MSG_OOB | MSG_ERRQUEUE;
+constexpr int looks_only = MSG_PEEK | from_elsewhere;
+
+// That it would block says that nothing is there to read, or no room to write.
+bool asks_direction(const request& what) noexcept {
+  if (what.kind == request_kind::poll) return (what.flags & (POLLIN | POLLOUT)) != 0;
+  return (what.flags & from_elsewhere) == 0;
+}
 
 // A multishot request that the kernel would refuse, but would never show to be ready either. An errno, or
 // 0.
@@ -200,7 +207,7 @@ void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
   if (result == static_cast<int>(what.length)) return result;
   bool& ready = for_input(what, row) ? state.readable : state.writable;
   if (result == -EAGAIN) {
-    ready = false;
+    if (asks_direction(what)) ready = false;
   } else if (row.stream && state.plain_tcp && !state.ended && result > 0 &&
              (what.flags & looks_only) == 0) {
     // It gave or took less than asked, so it has no more for now: the next edge says when. A hang-up
@@ -213,7 +220,10 @@ void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
 
 bool epoll_backend::waits_ahead(const descriptor_state& state, bool input) const noexcept {
   bool found = false;
-  state.requests.for_each([&](request& other) { found |= for_input(other) == input; });
+  // Polls take nothing away, and so stand in no line.
+  state.requests.for_each([&](request& other) {
+    found |= other.kind != request_kind::poll && for_input(other) == input;
+  });
   return found;
 }
 
@@ -238,7 +248,13 @@ bool epoll_backend::do_start(request& what, descriptor_state& state) {
 }
 
 bool epoll_backend::start_blocking(request& what, descriptor_state& state) {
-  const auto work = [](request& mine) { return coir::attempt(row_of(mine.kind), mine); };
+  const auto work = [](request& mine) {
+    int result = 0;
+    do {
+      result = coir::attempt(row_of(mine.kind), mine);
+    } while (result == -EINTR && mine.kind != request_kind::close);
+    return result;
+  };
   if (blocking_.run(blocking_.self, what, work)) return false;
   arm(what, state);
   return true;

@@ -270,9 +270,9 @@ void uring_backend::signal_to(int fd) {
 // is lost. So it is registered anew after all that may have been such a completion. What completes
 // in between signals nobody: has_more() looks for it.
 void uring_backend::hear_again() {
-  deaf_ = false;
   io_uring_unregister_eventfd(&ring_);
   signal_to(pollable_.get());
+  deaf_ = false;
 }
 
 std::uint32_t uring_backend::take_slot() {
@@ -490,7 +490,11 @@ void uring_backend::submit() {
   if (deaf_ && pollable_) hear_again();
   if (wake_lost_ && !pollable_) watch_wake_fd();
   pay();
-  if (unsent() != 0) judge(enter(0, 0, never));
+  if (unsent() != 0) {
+    // What completes in the next wait() was not answered at once.
+    ++turn_;
+    judge(enter(0, 0, never));
+  }
 }
 
 std::size_t uring_backend::wait(instant deadline) {

@@ -37,4 +37,16 @@ void descriptor::reset() noexcept {
       reinterpret_cast<void*>(number));
 }
 
+int descriptor::release() noexcept {
+  const std::intptr_t number = fd_;
+  if (fd_ >= 0) {
+    link_.visit(
+        [](void* what, loop* on) noexcept {
+          if (on != nullptr) on->disown(static_cast<int>(reinterpret_cast<std::intptr_t>(what)));
+        },
+        reinterpret_cast<void*>(number));
+  }
+  return std::exchange(fd_, -1);
+}
+
 }  // namespace coir

@@ -80,6 +80,20 @@ void open_in_thread(int signal) noexcept {
   ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
+// The loops of this thread that have run, and whether SIGPIPE was open before the first of them did.
+struct sigpipe_hold {
+  unsigned loops = 0;
+  bool was_open = false;
+};
+constinit thread_local sigpipe_hold sigpipe;
+
+void hold_sigpipe() noexcept {
+  if (sigpipe.loops++ == 0) sigpipe.was_open = block_in_thread(SIGPIPE);
+}
+void let_sigpipe_go() noexcept {
+  if (sigpipe.loops != 0 && --sigpipe.loops == 0 && sigpipe.was_open) open_in_thread(SIGPIPE);
+}
+
 }  // namespace
 
 const backend_choice& backend_report() {
@@ -96,7 +110,7 @@ class loop::running {
     const std::thread::id self = std::this_thread::get_id();
     if (loop_.owner_ == std::thread::id()) {
       loop_.owner_ = self;
-      loop_.blocked_sigpipe_ = block_in_thread(SIGPIPE);
+      hold_sigpipe();
     }
     if (loop_.owner_ != self) throw_misuse("a loop was run by another thread than at first");
     loop_.in_turn_ = true;
@@ -141,10 +155,15 @@ loop::loop(const loop_options& options) : time_source_(options.time_) {
 loop::~loop() {
   loop_registry::remove(*this);
   while (posts_ != nullptr) delete std::exchange(posts_, posts_->next_);
-  if (blocked_sigpipe_ && is_own_thread()) open_in_thread(SIGPIPE);
+  if (owner_ == std::this_thread::get_id()) let_sigpipe_go();
 }
 
 loop* loop::current() noexcept { return current_loop; }
+
+void loop::forget_sigpipe() noexcept {
+  if (sigpipe.loops != 0 && sigpipe.was_open) open_in_thread(SIGPIPE);
+  sigpipe = {};
+}
 
 void loop::refuse_child() {
   throw_misuse(
@@ -190,7 +209,10 @@ std::size_t loop::turn(instant until) {
   ++stats_.turns;
   std::size_t done = wait(until);
   // Without timers nobody asks for the exact time, and the coarse clock costs a quarter.
-  turn_time_ = timers_.empty() && time_source_ == nullptr ? coarse_now() - time_shift_ : time();
+  // It may be behind the last exact one.
+  turn_time_ = timers_.empty() && time_source_ == nullptr
+                   ? std::max(turn_time_, coarse_now() - time_shift_)
+                   : time();
   if (!timers_.empty()) {
     const std::size_t fired = timers_.fire(turn_time_, timers_per_turn);
     stats_.timers += fired;

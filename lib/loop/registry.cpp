@@ -89,6 +89,8 @@ void loop_registry::in_child() noexcept {
     inherited->backend_->abandon();
   }
   all().loops.clear();
+  // What the child executes would inherit a blocked signal.
+  loop::forget_sigpipe();
   all().lock.unlock();
 }
 

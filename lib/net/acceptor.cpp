@@ -18,8 +18,7 @@ enum class verdict { again, peer_gone, starved, permanent };
 
 verdict judge(int error) noexcept {
   switch (error) {
-    // Withdrawn (enough are ready, or nobody waits), or interrupted.
-    case ECANCELED:
+    // Interrupted before anything came.
     case EINTR:
     case EAGAIN: return verdict::again;
     // The connection died in the backlog, or the network under it did (accept(2), "Error handling").
@@ -108,8 +107,8 @@ bool acceptor::stop_waiting(accept_op& who) noexcept {
   if (last_ == &who) last_ = before;
   loop_.expect_less();
   // A single accept that nobody waits for would take a connection out of the backlog for nobody.
-  if (first_ == nullptr && !multishot_ && request_.armed()) {
-    static_cast<void>(loop_.withdraw(request_));
+  if (first_ == nullptr && !multishot_) {
+    hold_back();
   }
   return true;
 }
@@ -125,7 +124,8 @@ accept_op* acceptor::pop() noexcept {
 
 void acceptor::arm() {
   // A single accept is tried again as long as it finishes at once; a multishot one always waits.
-  while (first_ != nullptr && !request_.armed() && !paused_.armed() && !abandoned_) {
+  while (first_ != nullptr && !request_.armed() && !paused_.armed() && !abandoned_ &&
+         !lost_) {
     if (loop_.start(request_)) return;
     handle(request_.result);
   }
@@ -156,12 +156,28 @@ void acceptor::handle(int result) noexcept {
     return;
   }
   if (abandoned_) return;
+  if (result == -ECANCELED) {
+    // Not our doing: the loop ends, or the descriptor is being closed behind our back.
+    if (!std::exchange(held_back_, false)) lose(EBADF);
+    return;
+  }
   switch (judge(-result)) {
     case verdict::again: break;
     case verdict::peer_gone: ++stats_.aborted; break;
     case verdict::starved: pause(); break;
     case verdict::permanent: fail_all(-result); break;
   }
+}
+
+void acceptor::lose(int error) noexcept {
+  lost_ = true;
+  fail_all(error);
+}
+
+void acceptor::hold_back() noexcept {
+  if (held_back_ || !request_.armed()) return;
+  // On epoll it is over at once, and nobody is told.
+  held_back_ = loop_.withdraw(request_) == abort_answer::later;
 }
 
 void acceptor::give(int fd) noexcept {
@@ -180,7 +196,7 @@ void acceptor::give(int fd) noexcept {
     // Not even room for its number: as if it had never been accepted. Its descriptor has closed it.
     return;
   }
-  if (ready_.size() >= ready_max && request_.armed()) static_cast<void>(loop_.withdraw(request_));
+  if (ready_.size() >= ready_max) hold_back();
 }
 
 void acceptor::fail_all(int error) noexcept {

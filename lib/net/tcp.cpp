@@ -11,7 +11,10 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <limits>
+#include <stdexcept>
 #include <utility>
 
 namespace coir::net {
@@ -35,7 +38,8 @@ void tcp_options::set_on(int fd) const {
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, keep_probes_, "TCP_KEEPCNT");
   }
   if (linger_) {
-    const struct ::linger wanted{1, static_cast<int>(linger_->count())};
+    constexpr std::chrono::seconds longest(std::numeric_limits<int>::max());
+    const struct ::linger wanted{1, static_cast<int>(std::min(*linger_, longest).count())};
     if (::setsockopt(fd, SOL_SOCKET, SO_LINGER, &wanted, sizeof wanted) < 0) {
       throw_error(errno, fmt::format("setting SO_LINGER to {} s on descriptor {}",
                                      linger_->count(), fd));
@@ -46,6 +50,10 @@ void tcp_options::set_on(int fd) const {
 // --- reading ---
 
 namespace priv {
+
+void throw_negative_linger(std::chrono::seconds limit) {
+  throw std::invalid_argument(fmt::format("linger for {} s: less than no time", limit.count()));
+}
 
 reading& reading::operator=(reading&& other) noexcept {
   if (this == &other) return *this;
@@ -168,9 +176,11 @@ void connect_op::describe(std::string& text) const { text += " to " + where_.to_
 bool tcp_close_op::start(waiter& told) {
   // Closed before: twice is as good as once.
   if (!socket_) return false;
-  what_ = request::close(socket_.release());
+  what_ = request::close(socket_.get());
   what_.told = &told;
-  return socket_.on().start(what_);
+  const bool waits = socket_.on().start(what_);
+  socket_.given_up();
+  return waits;
 }
 
 abort_answer tcp_close_op::abort() noexcept { return socket_.on().withdraw(what_); }

@@ -26,8 +26,8 @@ std::uint64_t ticks_now() noexcept {
 }
 
 // One writer, the thread itself. The words are atomic although only one thread writes them, because
-// an exporter may copy them from another thread while they are overwritten; it then looks at head_
-// again and drops what the writer may have touched meanwhile.
+// an exporter may copy them from another thread while they are overwritten. Such a one must look at head_
+// again, and drop what the writer may have touched meanwhile; read() is for the ring's own thread.
 class ring {
  public:
   ring() : words_(new(std::nothrow) std::atomic<std::uint64_t>[ring_records * 4]) {}

@@ -398,7 +398,8 @@ TEST_CASE("a loop that dies in the middle of closings finishes them") {
           waiting.emplace_back(loop, fd);
           loop.run_once();
           if (!somebody_waits) continue;  // and here the descriptor ends
-          loop.start(closings.emplace_back(request::close(ends.mine.release())).request);
+          loop.start(closings.emplace_back(request::close(fd)).request);
+          ends.mine.given_up();
         }
       }
       for (const busy& each : waiting) CHECK(each.each_was_told_once());
@@ -452,7 +453,7 @@ TEST_CASE("closing a socket that lingers does not hold up the loop") {
       REQUIRE(loop.start(get.request));
       support::asked closing(request::close(ends.mine.get()));
       if (somebody_waits) {
-        ends.mine.release();
+        ends.mine.given_up();
         REQUIRE(loop.start(closing.request));
         support::run_until(loop, [&] { return get.over(); });
       } else {

@@ -3,6 +3,8 @@
 #include "support/descriptor_limit.hpp"
 #include "support/loop_tools.hpp"
 
+#include <coir/loop/descriptor.hpp>
+
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -382,4 +384,57 @@ TEST_CASE("files are read and written at offsets on both backends, to the end an
     CHECK(support::finish(loop, request::read(file.get(), buffer, 1ULL << 40)) == 0);
     CHECK(support::finish(loop, request::open("/no/such/folder", O_RDONLY, 0)) == -ENOENT);
   });
+}
+
+TEST_CASE("a poll that waits for something else leaves a read what it can have") {
+  coir::loop loop;
+  const support::fd_pair ends = support::tcp_pair();
+  loop.adopt(ends[1].get());
+  support::asked hang_up(request::poll(ends[1].get(), POLLRDHUP));
+  REQUIRE(loop.start(hang_up.request));
+  loop.run_once();
+  REQUIRE(::send(ends[0].get(), "12345678", 8, 0) == 8);
+  loop.run_once();
+  std::array<std::byte, 4> half;
+  CHECK(support::finish(loop, request::recv(ends[1].get(), half)) == 4);
+  CHECK(support::finish(loop, request::recv(ends[1].get(), half)) == 4);
+  CHECK_FALSE(hang_up.over());
+  support::give_up(loop, hang_up);
+}
+
+TEST_CASE("a descriptor that was given away is nobody's: its number can live again") {
+  coir::loop loop;
+  support::fd_pair ends = support::socket_pair();
+  std::array<std::byte, 4> buffer;
+  coir::descriptor mine(loop, ends[1].release());
+  const int number = mine.get();
+  support::asked waits(request::recv(number, buffer));
+  REQUIRE(loop.start(waits.request));
+  loop.run_once();
+  support::give_up(loop, waits);
+  const support::fd_pair others = support::socket_pair();
+  REQUIRE(::close(mine.release()) == 0);
+  REQUIRE(::dup2(others[1].get(), number) == number);
+  const coir::unique_fd later(number);
+  REQUIRE(::send(others[0].get(), "abc", 3, 0) == 3);
+  CHECK(support::finish(loop, request::recv(number, buffer)) == 3);
+}
+
+TEST_CASE("who waits on a number that was closed and made anew is told, and takes nothing from it") {
+  coir::loop loop;
+  support::fd_pair ends = support::socket_pair();
+  const int number = ends[1].get();
+  std::array<std::byte, 4> buffer;
+  support::asked waits(request::recv(number, buffer));
+  REQUIRE(loop.start(waits.request));
+  loop.run_once();
+  const support::fd_pair others = support::socket_pair();
+  REQUIRE(::dup2(others[1].get(), number) == number);
+  coir::descriptor mine(loop, ends[1].release());
+  REQUIRE(::send(others[0].get(), "abc", 3, 0) == 3);
+  // The earlier peer hangs up, which ends what still waits for it on io_uring.
+  ends[0].reset();
+  support::run_until(loop, [&] { return waits.over(); });
+  CHECK(waits.seen.results.front() <= 0);
+  CHECK(support::finish(loop, request::recv(number, buffer)) == 3);
 }

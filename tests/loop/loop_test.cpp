@@ -1,9 +1,13 @@
 #include <coir/loop/loop.hpp>
 
 #include "loop/timers.hpp"
+#include "support/child_process.hpp"
 #include "support/loop_tools.hpp"
 
+#include <csignal>
+#include <memory>
 #include <stdexcept>
+#include <thread>
 
 using namespace std::chrono_literals;
 using tests::ringer;
@@ -181,4 +185,41 @@ TEST_CASE("many loops are made and destroyed without leaving a descriptor") {
       loop.run();
     }
   });
+}
+
+TEST_CASE("SIGPIPE stays blocked until the last loop of the thread has ended, and not in a child") {
+  const auto blocked = [] {
+    sigset_t mask;
+    ::pthread_sigmask(SIG_BLOCK, nullptr, &mask);
+    return ::sigismember(&mask, SIGPIPE) == 1;
+  };
+  std::thread([&] {
+    CHECK_FALSE(blocked());
+    auto first = std::make_unique<coir::loop>();
+    auto second = std::make_unique<coir::loop>();
+    first->run_once();
+    second->run_once();
+    CHECK(blocked());
+    CHECK(support::in_child([&] {
+            if (blocked()) throw std::runtime_error("it is blocked in the child");
+          }).exit_code == 0);
+    first.reset();
+    CHECK(blocked());
+    second.reset();
+    CHECK_FALSE(blocked());
+  }).join();
+}
+
+TEST_CASE("the time of a turn never goes back, with timers and without") {
+  coir::loop loop;
+  std::vector<int> order;
+  coir::instant last = loop.turn_time();
+  for (int i = 0; i < 200; ++i) {
+    ringer soon(order, i);
+    if (i % 2 == 0) loop.arm(soon, loop.time() + 1h);
+    loop.run_once();
+    CHECK(loop.turn_time() >= last);
+    last = loop.turn_time();
+    loop.disarm(soon);
+  }
 }

@@ -124,7 +124,7 @@ TEST_CASE("a kernel that does not know a set-up flag gets a ring without it, and
     const char* with;
     const char* without;
   };
-  for (const auto& [unknown, with, without] : {
+  for (const step& kernel_of : {
            step{0, "DEFER_TASKRUN", "COOP_TASKRUN"},
            step{IORING_SETUP_DEFER_TASKRUN, "SINGLE_ISSUER, COOP_TASKRUN", "DEFER_TASKRUN"},
            step{IORING_SETUP_SINGLE_ISSUER, "COOP_TASKRUN, TASKRUN_FLAG", "SINGLE_ISSUER"},
@@ -132,11 +132,11 @@ TEST_CASE("a kernel that does not know a set-up flag gets a ring without it, and
            step{IORING_SETUP_TASKRUN_FLAG, "SUBMIT_ALL", "TASKRUN"},
            step{IORING_SETUP_SUBMIT_ALL, "no optional flags", "SUBMIT_ALL"},
        }) {
-    INFO("unknown: " << unknown);
-    const other_kernel kernel(unknown);
+    INFO("unknown: " << kernel_of.unknown);
+    const other_kernel kernel(kernel_of.unknown);
     support::leaves_no_descriptor([&] {
       coir::loop loop(on_uring().submission_entries(4).completion_entries(8));
-      CHECK_THAT(loop.describe(), Contains(with) && !Contains(without));
+      CHECK_THAT(loop.describe(), Contains(kernel_of.with) && !Contains(kernel_of.without));
       for (int i = 0; i < 3; ++i) work(loop);
     });
   }

@@ -19,6 +19,20 @@ using coir::net::tcp_listener_options;
 using coir::net::tcp_stream;
 using support::loopback;
 
+namespace {
+
+class counting_waiter : public coir::waiter {
+ public:
+  counting_waiter() noexcept : waiter(kind) {}
+  int count = 0;
+
+ private:
+  static void told(waiter& self) noexcept { ++static_cast<counting_waiter&>(self).count; }
+  static constexpr coir::waiter_kind kind{told};
+};
+
+}  // namespace
+
 TEST_CASE("port 0 becomes a port that can be connected to") {
   support::on_both_surfaces([](auto wait) {
     tcp_listener listener(loopback);
@@ -203,4 +217,26 @@ TEST_CASE("an accept that fails for good says so to everybody who waits") {
     CHECK(codes == std::vector<std::error_code>(
                        2, std::make_error_code(std::errc::invalid_argument)));
   });
+}
+
+TEST_CASE("a loop that ends under an accept that waits tells it so") {
+  // A fiber never sees this: its scheduler ends before the loop.
+  counting_waiter seen;
+  std::optional<tcp_listener> listener;
+  std::optional<coir::net::accept_op> waits;
+  {
+    coir::loop loop;
+    coir::scheduler fibers(loop);
+    fibers.spawn([&] {
+      listener.emplace(loopback);
+      waits.emplace(listener->accept());
+      REQUIRE(waits->start(seen));
+    });
+    loop.run_once();
+    loop.run_once();
+    CHECK(seen.count == 0);
+  }
+  CHECK(seen.count == 1);
+  CHECK_THROWS_AS(waits->take(), std::system_error);
+  listener.reset();
 }

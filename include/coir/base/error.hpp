@@ -14,9 +14,16 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 namespace coir {
+
+namespace priv {
+// A line for whoever runs the program. That nobody reads standard error is no error of ours.
+void tell(std::string_view text) noexcept;
+}  // namespace priv
+
 
 // Thrown at a suspend point of a fiber whose region is cancelled, and again at the next one if it is
 // swallowed. Let it pass: catch it only to rethrow.

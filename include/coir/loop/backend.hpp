@@ -100,6 +100,8 @@ class backend {
   void close_soon(int fd) noexcept;
   // A descriptor that was just made has this number: what was known of the number is forgotten.
   void adopt(int fd);
+  // Somebody else closes it from here on. Nothing is in flight on it.
+  void disown(int fd) noexcept;
   // close(2) on `fd` may block: it is then done off the loop's thread where the backend can.
   void lingers(int fd) { descriptors_[fd].lingers = true; }
 
@@ -121,7 +123,8 @@ class backend {
   virtual std::string describe() const = 0;
 
   // How the backend runs what may block and is no request of the kernel's (files on epoll). `run` answers
-  // true when it is done, result set; false when it will call finish_blocking() on the loop's thread.
+  // true when it is done, result set; false when it will call finish_blocking() on the loop's thread, which
+  // must have happened before the loop ends.
   // Until a thread pool installs itself here, it runs on the spot.
   struct blocking_hook {
     bool (*run)(void* self, request& what, int (*work)(request&));
@@ -162,7 +165,6 @@ class backend {
   void detach(request& what) noexcept { leave(what); }  // over, nobody is told
 
   // The private marks that backends leave on a request.
-  static bool& retried(request& what) noexcept { return what.retried_; }
   static bool& withdrawn(request& what) noexcept { return what.withdrawn_; }
   static bool& more_expected(request& what) noexcept { return what.more_expected_; }
   static std::uint16_t& chunk_of(request& what) noexcept { return what.chunk_; }
@@ -181,6 +183,12 @@ class backend {
   bool start_close(request& what);
   void withdraw_all(descriptor_state& state) noexcept;
   void go_on_closing(int fd) noexcept;
+  void disinherit(descriptor_state& state) noexcept;
+  void count_completed(const request& what, int result) noexcept {
+    COIR_TRACE(trace_, trace::point::complete, 0, static_cast<std::uint64_t>(what.kind),
+               static_cast<std::uint64_t>(static_cast<std::int64_t>(result)));
+    ++stats_.completed;
+  }
   bool finish_close(int fd, descriptor_state& state, request* closer) noexcept;
   void leave(request& what) noexcept {
     what.armed_ = false;

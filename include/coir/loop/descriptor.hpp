@@ -40,8 +40,10 @@ class descriptor {
   loop& on() const noexcept { return link_.get(); }
 
   void reset() noexcept;
-  // Somebody else will close it: a close request, or the new owner. Nothing may be in flight.
-  int release() noexcept { return std::exchange(fd_, -1); }
+  // Somebody else will close it. Nothing may be in flight.
+  int release() noexcept;
+  // A close request has begun to close it.
+  void given_up() noexcept { fd_ = -1; }
 
  private:
   [[no_unique_address]] loop_link link_;  // and the number in what is left of its last word

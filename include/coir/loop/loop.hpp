@@ -14,7 +14,7 @@
 // run_once() then gives what step 5 asked for to the kernel, without waiting.
 //
 // Shape    an object; several per thread and per process. It is bound to the thread that first runs it.
-// Thread   post() and stop() from any; everything else from its own. SIGPIPE is blocked in that thread as
+// Thread   post() and stop() from any, and the loop must outlive their return; everything else from its own. SIGPIPE is blocked in that thread as
 //          long as the loop lives: writing to a closed peer or pipe is an error result.
 // Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
 // Errors   std::system_error from the constructor when the kernel refuses what every backend needs, from
@@ -121,6 +121,11 @@ class loop {
   // A descriptor for a foreign poll, epoll or event loop: readable when run_once() has something to do.
   // Once asked for, every run_once() leaves it so. Stays the same for the life of the loop.
   int pollable_fd();
+  // Outside of a turn, something has become ready to run: shows it to the foreign loop.
+  void work_appeared() noexcept {
+    if (outer_ && !in_turn_) [[unlikely]]
+      aim(instant::min());
+  }
 
   // The time now: the steady clock, or its replacement, less the time the loop was held by a debugger.
   instant time() const noexcept {
@@ -143,6 +148,8 @@ class loop {
   abort_answer withdraw(request& what) noexcept { return backend_->withdraw(what); }
   // A descriptor made outside of requests (socket(2)) is now the loop's to close.
   void adopt(int fd) { backend_->adopt(fd); }
+  // And from here on somebody else's.
+  void disown(int fd) noexcept { backend_->disown(fd); }
   // Gives a descriptor to the closing path; the loop does the rest. Its own thread; see loop/descriptor.hpp
   // for one that may be let go of anywhere.
   void close_soon(int fd) noexcept { backend_->close_soon(fd); }
@@ -210,6 +217,7 @@ class loop {
 
   class running;
   friend class loop_registry;
+  static void forget_sigpipe() noexcept;  // in a forked child
 
   void push(post_node* node) noexcept { inbox_.push(*node); }
   std::size_t turn(instant until);
@@ -244,7 +252,6 @@ class loop {
   std::thread::id owner_;
   backend_kind kind_ = backend_kind::automatic;
   bool in_turn_ = false;
-  bool blocked_sigpipe_ = false;  // by this loop
   bool forked_ = false;  // this process is a child of the one that made the loop
 };
 

@@ -142,7 +142,6 @@ class request : public list_node {
 
   bool armed_ = false;
   bool more_expected_ = false;
-  bool retried_ = false;    // a connect that was begun; a request that waits for readiness in its place
   bool withdrawn_ = false;  // the kernel was asked to give it up
   bool held_up_ = false;    // a close of its descriptor waits for it
   std::uint16_t chunk_ = 0;

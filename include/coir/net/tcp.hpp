@@ -46,6 +46,8 @@ namespace priv {
 class acceptor;
 class receiver;
 
+[[noreturn, gnu::cold]] void throw_negative_linger(std::chrono::seconds limit);
+
 struct acceptor_deleter {
   void operator()(acceptor* which) const noexcept;
 };
@@ -114,7 +116,11 @@ class tcp_options {
   // How long closing may go on sending what was written; 0: closing resets the connection. Without it the
   // kernel sends in the background. The loop is not held up on io_uring; on epoll it is, until a thread
   // pool is installed.
-  tcp_options& linger(std::chrono::seconds limit) noexcept { return linger_ = limit, *this; }
+  // std::invalid_argument for less than 0.
+  tcp_options& linger(std::chrono::seconds limit) {
+    if (limit.count() < 0) priv::throw_negative_linger(limit);
+    return linger_ = limit, *this;
+  }
 
   // Throws std::system_error.
   void apply(const descriptor& to) const;

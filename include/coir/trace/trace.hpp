@@ -10,7 +10,7 @@
 // Thread   a ring is written by its thread; recorded() reads the caller's own. The mask may be set from
 //          any thread and is seen soon after.
 // Errors   none; a ring that cannot be allocated records nothing, and lost() says so.
-// Cost     off: one relaxed load, which the hot paths share, and a predicted branch. On: about 20 ns, of
+// Cost     off: a relaxed load or two, which the hot paths share, and a predicted branch. On: about 20 ns, of
 //          which the time stamp counter is most.
 // See      lib/trace/NOTE.md
 #pragma once
