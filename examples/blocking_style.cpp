@@ -43,29 +43,45 @@ class calculator {
 
  private:
   static constexpr char end = '\0';
+  static constexpr int depth_max = 100;
+  [[noreturn]] static void too_large() { throw std::invalid_argument("the value is too large"); }
   static std::string quoted(char c) { return c == end ? "the end" : std::string{'\'', c, '\''}; }
 
   long sum() {
     long value = product();
-    for (; look() == '+'; value += product()) skip();
+    while (look() == '+') {
+      skip();
+      if (__builtin_add_overflow(value, product(), &value)) too_large();
+    }
     return value;
   }
   long product() {
     long value = factor();
-    for (; look() == '*'; value *= factor()) skip();
+    while (look() == '*') {
+      skip();
+      if (__builtin_mul_overflow(value, factor(), &value)) too_large();
+    }
     return value;
   }
   long factor() {
     if (look() == '(') {
       skip();
+      // Each one is a few calls deep on a small stack, and a stranger says how many there are.
+      if (++depth_ > depth_max) throw std::invalid_argument("too many '('");
       const long value = sum();
       if (look() != ')') throw std::invalid_argument("expected ')', not " + quoted(look()));
       skip();
+      --depth_;
       return value;
     }
     if (!is_digit(look())) throw std::invalid_argument("expected a number, not " + quoted(look()));
     long value = 0;
-    for (; is_digit(look()); skip()) value = value * 10 + (look() - '0');
+    for (; is_digit(look()); skip()) {
+      if (__builtin_mul_overflow(value, 10, &value) ||
+          __builtin_add_overflow(value, look() - '0', &value)) {
+        too_large();
+      }
+    }
     return value;
   }
 
@@ -82,6 +98,7 @@ class calculator {
   void skip() { input_.consume(1); }
 
   coir::io::buffered_reader<coir::net::tcp_stream> input_;
+  int depth_ = 0;
 };
 
 coir::task<> serve(coir::net::tcp_stream peer) {

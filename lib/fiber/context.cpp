@@ -99,6 +99,7 @@ COIR_NOT_SANITIZED void switch_context(void*& saved, void* to, [[maybe_unused]] 
 
 side thread_side() noexcept {
   side own;
+#if COIR_ADDRESS_SANITIZER
   pthread_attr_t attributes;
   if (::pthread_getattr_np(::pthread_self(), &attributes) == 0) {
     void* low = nullptr;
@@ -106,6 +107,7 @@ side thread_side() noexcept {
     own.low = static_cast<std::byte*>(low);
     ::pthread_attr_destroy(&attributes);
   }
+#endif
 #if COIR_THREAD_SANITIZER
   own.sanitizer_fiber = __tsan_get_current_fiber();
 #endif

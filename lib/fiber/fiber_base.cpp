@@ -85,6 +85,7 @@ void fiber_base::cancel() noexcept {
   if (phase_ == phase::dead) return;
   receive_cancel();
   region::cancel();
+  home_->on().work_appeared();
 }
 
 // The region's flag tells the tree below; this one tells the fiber.
@@ -99,12 +100,22 @@ void fiber_base::receive_cancel() noexcept {
 }
 
 void fiber_base::add_failure(std::exception_ptr why) noexcept {
-  cold& mine = make_cold();
-  if (mine.failure == nullptr) {
-    mine.failure = std::move(why);
-  } else {
-    mine.failures.push_back(std::move(why));
+  try {
+    cold& mine = make_cold();
+    if (mine.failure == nullptr) {
+      mine.failure = std::move(why);
+    } else {
+      mine.failures.push_back(std::move(why));
+    }
+  } catch (const std::bad_alloc&) {
+    // It has failed all the same, which failure() says; of several failures this one is not kept.
+    outcome_ = fiber_outcome::failed;
   }
+}
+
+std::exception_ptr fiber_base::failure() const noexcept {
+  if (cold_ != nullptr && cold_->failure != nullptr) return cold_->failure;
+  return std::make_exception_ptr(std::bad_alloc());
 }
 
 void fiber_base::body_failed(std::exception_ptr why) noexcept {
@@ -148,7 +159,7 @@ void join_base::describe(std::string& text) const {
 void join_base::throw_no_result() const {
   const fiber_base& whom = *get();
   switch (whom.outcome()) {
-    case fiber_outcome::failed: std::rethrow_exception(whom.cold_part()->failure);
+    case fiber_outcome::failed: std::rethrow_exception(whom.failure());
     case fiber_outcome::cancelled:
       throw_error(ECANCELED, fmt::format("joining fiber {}{}{}, which was cancelled", whom.id(),
                                          whom.name().empty() ? "" : " ", whom.name()));

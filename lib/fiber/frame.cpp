@@ -13,6 +13,8 @@ namespace {
 class thread_end {
  public:
   ~thread_end() {
+    free_frames.owned = false;
+    ended_ = true;
     for (free_frame*& first : free_frames.first) {
       while (first != nullptr) {
         free_frame* const next = first->next;
@@ -21,7 +23,11 @@ class thread_end {
       }
     }
   }
-  void arm() noexcept {}
+  // Once it has ended, what still dies on this thread goes to the heap.
+  void arm() noexcept { free_frames.owned = !ended_; }
+
+ private:
+  bool ended_ = false;
 };
 
 thread_local thread_end lists_owner;
@@ -35,6 +41,13 @@ void* allocate_frame_slow(std::size_t bytes) {
   return ::operator new((frame_class(bytes) + 1) * frame_step - frame_header);
 }
 
-void free_frame_slow(void* frame, std::size_t) noexcept { ::operator delete(frame); }
+// Too much for the list, or the first on this thread, which may never have allocated one.
+void free_frame_slow(void* frame, std::size_t bytes) noexcept {
+  if (!free_frames.owned) {
+    lists_owner.arm();
+    if (free_frames.owned) return release_frame(frame, bytes);
+  }
+  ::operator delete(frame);
+}
 
 }  // namespace coir::priv

@@ -84,8 +84,10 @@ void say_who() noexcept {
 
 void on_fault(int, siginfo_t* info, void*) {
   if (hit_guard(info->si_addr)) say_who();
-  // Back to what was there before: the instruction faults again and finds it.
+  // Back to what was there before: the instruction faults again and finds it. What somebody sent does not
+  // come by itself again.
   ::sigaction(SIGSEGV, &shared().before, nullptr);
+  if (info->si_code <= 0) ::raise(SIGSEGV);
 }
 
 }  // namespace
@@ -110,7 +112,13 @@ void stop_reporting_stack_overflow() noexcept {
   if (COIR_ADDRESS_SANITIZER || COIR_THREAD_SANITIZER) return;
   handler& all = shared();
   const std::lock_guard held(all.lock);
-  if (--all.users == 0) ::sigaction(SIGSEGV, &all.before, nullptr);
+  if (--all.users != 0) return;
+  // A handler that the program has installed meanwhile is its own.
+  struct sigaction now {};
+  ::sigaction(SIGSEGV, nullptr, &now);
+  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_fault) {
+    ::sigaction(SIGSEGV, &all.before, nullptr);
+  }
 }
 
 }  // namespace coir::priv

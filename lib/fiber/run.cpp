@@ -97,7 +97,13 @@ void runner::run_until_dead(const handle_base& whom) {
   if (!joined.start(end)) return;
   std::string report;
   while (!end.done()) {
-    loop_.run();
+    try {
+      loop_.run();
+    } catch (...) {
+      // Of a post or a timer. The fiber ends with the scheduler, when nobody listens any more.
+      joined.abort();
+      throw;
+    }
     if (end.done()) break;
     if (loop_.can_wake() || fibers_.home().has_ready()) {
       // Somebody called stop().
@@ -107,8 +113,7 @@ void runner::run_until_dead(const handle_base& whom) {
     if (!report.empty()) {
       // It was cancelled and waits again for what cannot come. There is nothing left to try, and to leave
       // would destroy what it uses.
-      fmt::print(stderr, "coir: after a deadlock these fibers do not end:\n{}",
-                 describe(fibers_.home()));
+      priv::tell("coir: after a deadlock these fibers do not end:\n" + describe(fibers_.home()));
       std::abort();
     }
     report = fmt::format("deadlock: {} fibers wait and nothing can wake them\n{}",

@@ -44,7 +44,7 @@ instant fiber_base::since() const noexcept {
 
 void* fiber_home::allocate_slow(std::size_t bytes) {
   const std::size_t block_class = (bytes - 1) / block_step;
-  if (COIR_ADDRESS_SANITIZER || block_class >= block_classes) return ::operator new(bytes);
+  if (COIR_HEAP_BLOCKS || block_class >= block_classes) return ::operator new(bytes);
   const std::size_t block_bytes = (block_class + 1) * block_step;
   const std::size_t count = slab_bytes / block_bytes;
   // On a line of the cache: a block's first 64 bytes are then one.
@@ -234,21 +234,22 @@ void fiber_home::end(fiber_base& which) noexcept {
     told.told_->done();
   }
 
+  // From here on nobody's children can be spawned: the failure handler is no part of the fiber.
+  current_fiber = nullptr;
   region& where = *which.region::parent();
   where.remove(which);
   fiber_base* const owner = where.fiber();
   if (which.outcome_ == fiber_outcome::failed && !joined) [[unlikely]] {
     if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
-      tell_failure(which, which.cold_->failure);
+      tell_failure(which, which.failure());
     } else {
-      owner->add_failure(which.cold_->failure);
+      owner->add_failure(which.failure());
       owner->cancel();
     }
   }
   if (owner != nullptr && owner->phase_ == fiber_base::phase::over && where.empty()) {
     ready_.push(*owner);
   }
-  current_fiber = nullptr;
   which.release();
 }
 
@@ -258,16 +259,21 @@ void fiber_home::tell_failure(const fiber_base& which, std::exception_ptr why) n
     on_failure_(which, std::move(why));
     return;
   }
-  std::string text = "an exception that is not a std::exception";
-  try {
-    std::rethrow_exception(std::move(why));
-  } catch (const std::exception& error) {
-    text = error.what();
-  } catch (...) {
-  }
   const place at = which.spawned_at();
-  fmt::print(stderr, "coir: fiber {}{}{}, spawned at {}:{}, failed: {}\n", which.id(),
-             which.name().empty() ? "" : " ", which.name(), at.file_name(), at.line(), text);
+  try {
+    std::string text = "an exception that is not a std::exception";
+    try {
+      std::rethrow_exception(std::move(why));
+    } catch (const std::exception& error) {
+      text = error.what();
+    } catch (...) {
+    }
+    priv::tell(fmt::format("coir: fiber {}{}{}, spawned at {}:{}, failed: {}\n", which.id(),
+                           which.name().empty() ? "" : " ", which.name(), at.file_name(), at.line(),
+                           text));
+  } catch (const std::bad_alloc&) {
+    priv::tell("coir: a fiber failed, and there is no memory to say which\n");
+  }
 }
 
 fiber_base* fiber_home::next_in_tree(fiber_base& at) noexcept {

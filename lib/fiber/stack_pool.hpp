@@ -24,7 +24,7 @@ class stack_pool {
       map(of);
     stack& taken = *of.free;
     of.free = std::exchange(taken.next_free_, nullptr);
-    if (of.hot != 0) --of.hot;
+    if (std::exchange(taken.hot_, false)) --of.hot;
     return taken;
   }
 
@@ -32,6 +32,7 @@ class stack_pool {
     size_class& of = classes_[unused.size_class_];
     if (of.hot < hot_max) [[likely]] {
       ++of.hot;
+      unused.hot_ = true;
     } else {
       give_pages_back(unused);
     }

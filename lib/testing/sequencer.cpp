@@ -12,6 +12,11 @@ bool sequencer::turn_op::start(waiter& told) {
     of_->taken_ = true;
     return false;
   }
+  of_->waiting_.for_each([&](const turn_op& other) {
+    if (other.position_ == position_) {
+      throw_misuse(fmt::format("turn {} is waited for already", position_));
+    }
+  });
   told_ = &told;
   of_->waiting_.push_back(*this);
   return true;

@@ -156,3 +156,23 @@ TEST_CASE("the destructor of an exception that nobody keeps may spawn") {
   loop.run();
   CHECK(ran == 1);
 }
+
+TEST_CASE("a failure handler is no part of the fiber that failed: it cannot spawn its children") {
+  bool refused = false;
+  coir::run(
+      [] {
+        coir::spawn([] { throw std::runtime_error("it broke"); }, coir::report_failure);
+        coir::spawn([] {});
+        coir::await(coir::yield());
+        coir::spawn([] {});
+        coir::await(coir::yield());
+      },
+      coir::run_options().on_failure([&](const coir::fiber_base&, std::exception_ptr) {
+        try {
+          coir::spawn([] {});
+        } catch (const std::logic_error&) {
+          refused = true;
+        }
+      }));
+  CHECK(refused);
+}

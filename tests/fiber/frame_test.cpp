@@ -127,3 +127,15 @@ TEST_CASE("a thread keeps no more than a MiB of frames of one size") {
     CHECK(kept * 64 <= 1 << 20);
   }).join();
 }
+
+TEST_CASE("frames that die on a thread that made none go back when it ends") {
+  const auto die_elsewhere = [] {
+    std::vector<coir::task<int>> many;
+    for (int i = 0; i < 100; ++i) many.push_back(leaf(i));
+    std::thread([moved = std::move(many)]() mutable { moved.clear(); }).join();
+  };
+  die_elsewhere();
+  const long before = outstanding;
+  for (int i = 0; i < 10; ++i) die_elsewhere();
+  CHECK(outstanding == before);
+}

@@ -468,3 +468,29 @@ TEST_CASE("a process forked outside of fibers runs fibers of its own, and leaves
   loop.run_once();
   CHECK(waiting.state() == fiber_state::dead);
 }
+
+TEST_CASE("what a post throws leaves run, after the main fiber was cancelled and has ended") {
+  bool ended = false;
+  CHECK_THROWS_AS(coir::run([&] {
+                    struct at_end {
+                      bool& flag;
+                      ~at_end() { flag = true; }
+                    } const mark{ended};
+                    coir::loop::current()->post([] { throw std::domain_error("from a post"); });
+                    coir::await(coir::sleep_for(1h));
+                  }),
+                  std::domain_error);
+  CHECK(ended);
+}
+
+TEST_CASE("a failure is told to nobody without harm where standard error is closed") {
+  const auto ended = support::in_child([] {
+    ::close(STDERR_FILENO);
+    coir::run([] {
+      auto child = coir::spawn([] { throw std::runtime_error("nobody hears"); }, coir::report_failure);
+      coir::await(coir::yield());
+      coir::await(coir::yield());
+    });
+  });
+  CHECK(ended.exit_code == 0);
+}

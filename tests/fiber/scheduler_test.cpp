@@ -8,6 +8,8 @@
 
 #include <coir/coir.hpp>
 
+#include <poll.h>
+
 #include <chrono>
 #include <cstdint>
 #include <stdexcept>
@@ -307,4 +309,22 @@ TEST_CASE("two loops with fibers run in turns on one thread, and their fibers wa
   CHECK(rounds == 100);
   CHECK(first.outcome() == fiber_outcome::returned);
   CHECK(second.outcome() == fiber_outcome::returned);
+}
+
+TEST_CASE("what is spawned or cancelled outside of a turn makes the loop's descriptor readable") {
+  coir::loop loop;
+  coir::scheduler fibers(loop);
+  pollfd readable{loop.pollable_fd(), POLLIN, 0};
+  const auto settle = [&] {
+    while (::poll(&readable, 1, 0) == 1) loop.run_once();
+  };
+  settle();
+  auto sleeps = fibers.spawn([] { coir::await(coir::sleep_for(1h)); });
+  CHECK(::poll(&readable, 1, 10'000) == 1);
+  settle();
+  CHECK(sleeps.state() == fiber_state::waiting);
+  sleeps.cancel();
+  CHECK(::poll(&readable, 1, 10'000) == 1);
+  settle();
+  CHECK(sleeps.state() == fiber_state::dead);
 }

@@ -272,3 +272,18 @@ TEST_CASE("a result whose copy throws fails its task, and leaves nothing") {
   in_both(body);
   CHECK(counted::alive == 0);
 }
+
+TEST_CASE("a result may be made of braces, and have an operator new of its own") {
+  struct own {
+    int value;
+    static void* operator new(std::size_t) = delete;
+  };
+  const auto pair_of = []() -> coir::task<std::pair<int, int>> { co_return {1, 2}; };
+  const auto own_of = []() -> coir::task<own> { co_return own{3}; };
+  coir::run([&] {
+    CHECK(coir::await(pair_of()) == std::pair(1, 2));
+    CHECK(coir::await(own_of()).value == 3);
+    auto child = coir::spawn(own_of());
+    CHECK(coir::await(child.join()).value == 3);
+  });
+}

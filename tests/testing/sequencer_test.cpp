@@ -35,3 +35,15 @@ TEST_CASE("a turn is taken once") {
     CHECK_THROWS_AS(wait(turns.turn(0)), std::logic_error);
   });
 }
+
+TEST_CASE("two cannot wait for one turn") {
+  coir::run([] {
+    sequencer turns;
+    const auto first = coir::await(turns.turn(0));
+    auto waits = coir::spawn([&] { const auto turn = coir::await(turns.turn(1)); });
+    coir::await(coir::yield());
+    CHECK_THROWS_AS(coir::await(turns.turn(1)), std::logic_error);
+    waits.cancel();
+    coir::await(coir::as_result(waits.join()));
+  });
+}

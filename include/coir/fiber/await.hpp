@@ -25,6 +25,7 @@
 
 #include <concepts>
 #include <exception>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -106,10 +107,10 @@ class [[nodiscard("co_await it")]] stack_call {
       if constexpr (std::is_void_v<value_type>) {
         function_();
       } else if constexpr (std::is_reference_v<value_type>) {
-        new (&value_) stored(&function_());
+        ::new (static_cast<void*>(std::addressof(value_))) stored(&function_());
         has_value_ = true;
       } else {
-        new (&value_) stored(function_());
+        ::new (static_cast<void*>(std::addressof(value_))) stored(function_());
         has_value_ = true;
       }
     } catch (...) {

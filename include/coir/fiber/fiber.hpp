@@ -56,7 +56,7 @@ class fiber_block : public fiber_base {
       std::is_trivially_destructible_v<stored> ? nullptr : &destroy_value;
   template <class... From>
   void emplace(From&&... from) {
-    new (&value_) stored(std::forward<From>(from)...);
+    ::new (static_cast<void*>(std::addressof(value_))) stored(std::forward<From>(from)...);
     set_returned();
   }
 

@@ -170,6 +170,8 @@ class fiber_base : public waiter, private region {
   // Has values that a child inherits.
   bool has_values() const noexcept { return cold_ != nullptr && cold_->values != nullptr; }
   const cold* cold_part() const noexcept { return cold_.get(); }
+  // Of one that failed: the first failure, or that there was no memory to keep it.
+  std::exception_ptr failure() const noexcept;
 
   static void wake(waiter& self) noexcept;
   void set_returned() noexcept {

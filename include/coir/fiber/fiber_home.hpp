@@ -12,6 +12,7 @@
 // See      coir/fiber/scheduler.hpp; lib/fiber/NOTE.md
 #pragma once
 
+#include <coir/base/configured.hpp>
 #include <coir/base/list.hpp>
 #include <coir/fiber/fiber_base.hpp>
 #include <coir/fiber/stack.hpp>
@@ -107,7 +108,7 @@ class fiber_home final : public ready_hook {
   // heap, so that use after free is found.
   void* allocate(std::size_t bytes) {
     const std::size_t block_class = (bytes - 1) / block_step;
-    if (!COIR_ADDRESS_SANITIZER && block_class < block_classes) [[likely]] {
+    if (!COIR_HEAP_BLOCKS && block_class < block_classes) [[likely]] {
       if (free_block* const first = free_[block_class]; first != nullptr) [[likely]] {
         free_[block_class] = first->next;
         return first;
@@ -117,7 +118,7 @@ class fiber_home final : public ready_hook {
   }
   void recycle(void* block, std::size_t bytes) noexcept {
     const std::size_t block_class = (bytes - 1) / block_step;
-    if (!COIR_ADDRESS_SANITIZER && block_class < block_classes) [[likely]] {
+    if (!COIR_HEAP_BLOCKS && block_class < block_classes) [[likely]] {
       free_[block_class] = new (block) free_block{free_[block_class]};
     } else {
       ::operator delete(block);

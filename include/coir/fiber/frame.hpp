@@ -34,6 +34,7 @@ struct free_frame {
 
 struct frame_lists {
   free_frame* first[frame_class(frame_bytes_max) + 1];
+  bool owned;  // given back when the thread ends; until then nothing is kept
 };
 constinit extern thread_local frame_lists free_frames COIR_TLS;
 
@@ -56,7 +57,7 @@ inline void release_frame(void* frame, std::size_t bytes) noexcept {
   if (!COIR_ADDRESS_SANITIZER && bytes <= frame_bytes_max) [[likely]] {
     free_frame*& first = free_frames.first[frame_class(bytes)];
     const std::size_t below = first == nullptr ? 1 : first->below + 1;
-    if (below * bytes <= frame_list_bytes_max) [[likely]] {
+    if (below * bytes <= frame_list_bytes_max && free_frames.owned) [[likely]] {
       first = new (frame) free_frame{first, below};
       return;
     }

@@ -13,6 +13,8 @@
 // Order    first ready, first run; a new fiber goes to the end. At most 256 fibers run in a turn before
 //          the loop looks at the kernel again. 64 ops in a row that finish at once are a fiber's share.
 // Thread   the loop's.
+// Lifetime a body's locals are destroyed before its children are cancelled: a child must not use them unless
+//          the body joins it on every path.
 // Cancel   ~scheduler cancels what is left and waits for it. A fiber cancelled before its first run never
 //          runs: its body is destroyed.
 // Errors   a failure reaches the region the fiber was spawned in: its siblings and its owner are cancelled
@@ -73,7 +75,9 @@ class scheduler {
   // A fiber without a parent.
   template <class Body>
   auto spawn(Body&& body, const spawn_options& options = {}, place at = here::current()) {
-    return home_->spawn(home_->root(), std::forward<Body>(body), options, at);
+    auto child = home_->spawn(home_->root(), std::forward<Body>(body), options, at);
+    home_->on().work_appeared();
+    return child;
   }
   void on_failure(failure_handler handler) { home_->on_failure(std::move(handler)); }
   fiber_home& home() noexcept { return *home_; }

@@ -73,6 +73,7 @@ class stack {
   priv::side side_;
   unsigned valgrind_id_ = 0;
   unsigned size_class_ = 0;
+  bool hot_ = false;  // free, and keeps its pages
 };
 
 }  // namespace coir

@@ -215,13 +215,15 @@ class promise : public promise_base {
     if (has_value_) value_.~stored();
   }
 
-  template <class From>
+  // The default is for braces.
+  template <class From = T>
     requires std::is_constructible_v<T, From&&>
   void return_value(From&& from) {
+    void* const where = std::addressof(value_);
     if constexpr (std::is_reference_v<T>) {
-      new (&value_) stored(std::addressof(static_cast<T>(from)));
+      ::new (where) stored(std::addressof(static_cast<T>(from)));
     } else {
-      new (&value_) stored(std::forward<From>(from));
+      ::new (where) stored(std::forward<From>(from));
     }
     has_value_ = true;
   }

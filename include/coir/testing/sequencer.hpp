@@ -50,7 +50,10 @@ class sequencer {
       return abort_answer::now;
     }
     held take() noexcept { return held(*of_); }
-    void describe(std::string& text) const { text += " " + std::to_string(position_); }
+    void describe(std::string& text) const {
+      text += ' ';
+      text += std::to_string(position_);
+    }
 
    private:
     friend class sequencer;
