@@ -59,7 +59,9 @@ TEST_CASE("chunks have what was sent, whole and in order, whatever the sizes") {
 
 TEST_CASE("a chunk is never empty, and the end of the stream is no chunk, again and again") {
   support::on_both_surfaces([](auto wait) {
-    auto [stream, peer] = support::connected_to_raw();
+    auto ends = support::connected_to_raw();
+    auto& stream = ends.stream;
+    auto& peer = ends.peer;
     auto chunks = stream.chunks();
     support::send_raw(peer, "x");
     const auto first = wait(chunks.next());
@@ -76,7 +78,9 @@ TEST_CASE("a chunk is never empty, and the end of the stream is no chunk, again 
 
 TEST_CASE("a reset comes behind what arrived before it, and stays") {
   support::on_both_surfaces([](auto wait) {
-    auto [stream, peer] = support::connected_to_raw();
+    auto ends = support::connected_to_raw();
+    auto& stream = ends.stream;
+    auto& peer = ends.peer;
     auto chunks = stream.chunks();
     support::send_raw(peer, "1");
     CHECK(text_of(wait(chunks.next())->bytes()) == "1");
@@ -100,18 +104,20 @@ TEST_CASE("a reset comes behind what arrived before it, and stays") {
 
 TEST_CASE("what arrived for a reader that was cancelled is kept for the next, in order") {
   support::on_both_surfaces([](auto wait) {
-    auto [stream, peer] = support::connected_to_raw();
+    auto ends = support::connected_to_raw();
+    auto& stream = ends.stream;
+    auto& peer = ends.peer;
     auto chunks = stream.chunks();
     std::string sent;
     std::string got;
+    int cancelled = 0;
     for (int round = 0; round < 60; ++round) {
-      bool cancelled = false;
       auto reader = coir::spawn([&] {
         try {
           const auto chunk = wait(chunks.next());
           got += text_of(chunk->bytes());
         } catch (const coir::cancelled&) {
-          cancelled = true;
+          ++cancelled;
         }
       });
       if (round % 4 != 0) support::until([&] { return !(reader.state() == coir::fiber_state::fresh); });
@@ -126,13 +132,17 @@ TEST_CASE("what arrived for a reader that was cancelled is kept for the next, in
       }
     }
     CHECK(got == sent);
+    // Some were in time, and some were not.
+    CHECK(cancelled > 0);
     CHECK(pool().free() == pool().count());
   });
 }
 
 TEST_CASE("a chunk for which the reader was woken is delivered, and the cancellation comes after") {
   support::on_both_surfaces([](auto wait) {
-    auto [stream, peer] = support::connected_to_raw();
+    auto ends = support::connected_to_raw();
+    auto& stream = ends.stream;
+    auto& peer = ends.peer;
     auto chunks = stream.chunks();
     std::string got;
     bool next_cancelled = false;
@@ -157,7 +167,9 @@ TEST_CASE("a chunk for which the reader was woken is delivered, and the cancella
 
 TEST_CASE("read_some after chunks() takes what is queued first, in pieces and in order") {
   support::on_both_surfaces([](auto wait) {
-    auto [stream, peer] = support::connected_to_raw();
+    auto ends = support::connected_to_raw();
+    auto& stream = ends.stream;
+    auto& peer = ends.peer;
     auto chunks = stream.chunks();
     support::send_raw(peer, "0123456789");
     CHECK(wait(chunks.next()).has_value());
@@ -184,7 +196,9 @@ TEST_CASE("read_some after chunks() takes what is queued first, in pieces and in
 
 TEST_CASE("chunks() again is the same receive loop") {
   support::on_both_surfaces([](auto wait) {
-    auto [stream, peer] = support::connected_to_raw();
+    auto ends = support::connected_to_raw();
+    auto& stream = ends.stream;
+    auto& peer = ends.peer;
     support::send_raw(peer, "12");
     static_cast<void>(stream.chunks());
     auto chunks = stream.chunks();
@@ -198,7 +212,9 @@ TEST_CASE("a chunk may outlive its stream and its loop") {
   std::optional<coir::chunk> from_heap;
   coir::run(
       [&] {
-        auto [stream, peer] = support::connected_to_raw();
+        auto ends = support::connected_to_raw();
+        auto& stream = ends.stream;
+        auto& peer = ends.peer;
         auto chunks = stream.chunks();
         support::send_raw(peer, "still here");
         pooled = coir::await(chunks.next());

@@ -112,7 +112,9 @@ TEST_CASE("a read that is over when the stream ends keeps its bytes") {
 TEST_CASE("a closed stream is empty, and closing it again does nothing") {
   support::leaves_no_descriptor([] {
     support::on_both_surfaces([](auto wait) {
-      auto [near, far] = connected();
+      auto ends = connected();
+      auto& near = ends.near;
+      auto& far = ends.far;
       CHECK(near);
       wait(near.close());
       CHECK(!near);
@@ -134,7 +136,9 @@ TEST_CASE("a closed stream is empty, and closing it again does nothing") {
 
 TEST_CASE("a receive loop whose stream was closed hears of it") {
   support::on_both_surfaces([](auto wait) {
-    auto [near, far] = connected();
+    auto ends = connected();
+    auto& near = ends.near;
+    auto& far = ends.far;
     auto chunks = near.chunks();
     wait(coir::io::write_all(far, "never read"));
     support::let_turns_pass();

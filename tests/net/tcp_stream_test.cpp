@@ -17,7 +17,9 @@ using coir::net::tcp_stream;
 TEST_CASE("the end of a stream is 0 bytes, as often as it is asked for") {
   support::leaves_no_descriptor([] {
     support::on_both_surfaces([](auto wait) {
-      auto [stream, peer] = support::connected_to_raw();
+      auto ends = support::connected_to_raw();
+      auto& stream = ends.stream;
+      auto& peer = ends.peer;
       support::send_raw(peer, "last words");
       peer.reset();
       CHECK(support::read_text(wait, stream) == "last words");
@@ -29,7 +31,9 @@ TEST_CASE("the end of a stream is 0 bytes, as often as it is asked for") {
 
 TEST_CASE("an empty buffer is read into and written from at once") {
   support::on_both_surfaces([](auto wait) {
-    auto [near, far] = support::connected();
+    auto ends = support::connected();
+    auto& near = ends.near;
+    auto& far = ends.far;
     CHECK(wait(near.read_some({})) == 0);
     CHECK(wait(near.write_some({})) == 0);
     wait(coir::io::write_all(far, "x"));
@@ -44,7 +48,9 @@ TEST_CASE("an empty buffer is read into and written from at once") {
 
 TEST_CASE("a stream that was shut down for sending still receives") {
   support::on_both_surfaces([](auto wait) {
-    auto [near, far] = support::connected();
+    auto ends = support::connected();
+    auto& near = ends.near;
+    auto& far = ends.far;
     wait(coir::io::write_all(near, "question"));
     near.shutdown(direction::send);
     CHECK(support::read_text(wait, far) == "question");
@@ -107,7 +113,9 @@ TEST_CASE("a write to a peer that has gone fails, and raises no SIGPIPE") {
       sigset_t before;
       REQUIRE(::pthread_sigmask(SIG_UNBLOCK, &pipe_only, &before) == 0);
       for (const bool by_reset : {false, true}) {
-        auto [stream, peer] = support::connected_to_raw();
+        auto ends = support::connected_to_raw();
+        auto& stream = ends.stream;
+        auto& peer = ends.peer;
         if (by_reset) support::reset(peer);
         else peer.reset();
         // The first one may still be taken by the kernel, and be answered with a reset.
@@ -215,7 +223,9 @@ TEST_CASE("a stream may be read and written at the same time") {
 
 TEST_CASE("urgent data does not hold up what comes behind it") {
   support::on_both_surfaces([](auto wait) {
-    auto [stream, peer] = support::connected_to_raw();
+    auto ends = support::connected_to_raw();
+    auto& stream = ends.stream;
+    auto& peer = ends.peer;
     // The stream has been read once, so that all edges are seen.
     support::send_raw(peer, "0");
     CHECK(support::read_text(wait, stream) == "0");
