@@ -2,10 +2,15 @@
 // file besides context.cpp that knows Boost.Context and the sanitizers' interfaces.
 #pragma once
 
+#include <coir/base/config.hpp>
 #include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/stack.hpp>
 
 #include <cstddef>
+
+#if COIR_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace coir::priv {
 
@@ -26,6 +31,14 @@ side thread_side() noexcept;
 
 // What the sanitizers and Valgrind keep for a stack.
 void open_side(side& of) noexcept;
+
+#if COIR_ADDRESS_SANITIZER
+inline void clear_red_zones(std::byte* low, std::size_t bytes) noexcept {
+  __asan_unpoison_memory_region(low, bytes);
+}
+#else
+inline void clear_red_zones(std::byte*, std::size_t) noexcept {}
+#endif
 void close_side(side& of) noexcept;
 unsigned tell_valgrind(std::byte* low, std::byte* high) noexcept;
 void forget_valgrind(unsigned id) noexcept;

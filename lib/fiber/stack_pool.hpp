@@ -1,6 +1,8 @@
 // Stacks, recycled: mapped many at a time, guarded, coloured. Private to lib/fiber.
 #pragma once
 
+#include "context.hpp"
+
 #include <coir/fiber/stack.hpp>
 
 #include <cstddef>
@@ -25,6 +27,8 @@ class stack_pool {
     stack& taken = *of.free;
     of.free = std::exchange(taken.next_free_, nullptr);
     if (std::exchange(taken.hot_, false)) --of.hot;
+    // Frames that were left for good, and not by a return, have left their red zones behind.
+    priv::clear_red_zones(taken.low_, taken.bytes());
     return taken;
   }
 

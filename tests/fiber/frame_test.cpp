@@ -15,6 +15,7 @@ std::atomic<long> allocations{0};
 std::atomic<long> outstanding{0};
 }  // namespace
 
+#if !COIR_ADDRESS_SANITIZER
 void* operator new(std::size_t bytes) {
   ++allocations;
   ++outstanding;
@@ -26,6 +27,7 @@ void operator delete(void* memory) noexcept {
   std::free(memory);
 }
 void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
+#endif
 
 namespace {
 
