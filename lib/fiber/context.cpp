@@ -7,7 +7,7 @@
 #include <pthread.h>
 
 #if COIR_ADDRESS_SANITIZER
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 #if COIR_THREAD_SANITIZER
 #include <sanitizer/tsan_interface.h>
@@ -113,6 +113,12 @@ side thread_side() noexcept {
 #endif
   return own;
 }
+
+#if COIR_ADDRESS_SANITIZER
+void clear_red_zones(std::byte* low, std::size_t bytes) noexcept {
+  __asan_unpoison_memory_region(low, bytes);
+}
+#endif
 
 void open_side([[maybe_unused]] side& of) noexcept {
 #if COIR_THREAD_SANITIZER

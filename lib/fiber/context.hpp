@@ -8,10 +8,6 @@
 
 #include <cstddef>
 
-#if COIR_ADDRESS_SANITIZER
-#include <sanitizer/asan_interface.h>
-#endif
-
 namespace coir::priv {
 
 // Prepares a stack: the first switch to the context it returns calls stack_main(). `top` is the highest
@@ -33,9 +29,7 @@ side thread_side() noexcept;
 void open_side(side& of) noexcept;
 
 #if COIR_ADDRESS_SANITIZER
-inline void clear_red_zones(std::byte* low, std::size_t bytes) noexcept {
-  __asan_unpoison_memory_region(low, bytes);
-}
+void clear_red_zones(std::byte* low, std::size_t bytes) noexcept;
 #else
 inline void clear_red_zones(std::byte*, std::size_t) noexcept {}
 #endif
