@@ -6,10 +6,8 @@
 // that were measured against each other, the defaults for what won;
 // `tools/bench variants/uring-multishot` repeats it.
 
-#include "../command_line.hpp"
-#include "../echo_listener.hpp"
+#include "ring.hpp"
 
-#include <liburing.h>
 #include <sys/mman.h>
 
 #include <string>
@@ -19,12 +17,9 @@ namespace {
 
 struct options {
   int port;
-  unsigned entries;
-  unsigned completion_entries;
-  std::string task_work;
+  echo::ring_options ring;
   bool poll_first;
   bool huge_pages;
-  bool registered_ring;
   unsigned buffers;
   unsigned buffer_bytes;
   unsigned buffer_gap;
@@ -43,7 +38,7 @@ class server {
         chunks_(chosen.buffers),
         lent_(chosen.buffers),
         listener_(echo::listen_on_loopback(chosen.port)) {
-    start_ring();
+    echo::start(ring_, options_.ring);
     provide_buffers();
   }
 
@@ -51,10 +46,7 @@ class server {
     echo::announce(listener_);
     submit_accept();
     for (;;) {
-      const int submitted = io_uring_submit_and_wait(&ring_, 1);
-      if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
-        echo::fail("io_uring_enter", -submitted);
-      }
+      echo::enter(ring_);
       io_uring_cqe* completion;
       unsigned head;
       unsigned seen = 0;
@@ -86,25 +78,6 @@ class server {
     bool starved = false;    // it stands in starved_ and will be armed again from there
     bool ended = false;      // nothing more is read from it
   };
-
-  void start_ring() {
-    io_uring_params parameters{};
-    parameters.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
-    parameters.cq_entries = options_.completion_entries;
-    if (options_.task_work == "defer") {
-      parameters.flags |= IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-    } else if (options_.task_work == "cooperative") {
-      parameters.flags |= IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN;
-    }
-    if (const int error = io_uring_queue_init_params(options_.entries, &ring_, &parameters)) {
-      echo::fail("io_uring_setup", -error);
-    }
-    if (options_.registered_ring) {
-      if (const int count = io_uring_register_ring_fd(&ring_); count != 1) {
-        echo::fail("io_uring_register_ring_fd", -count);
-      }
-    }
-  }
 
   void provide_buffers() {
     const std::size_t ring_bytes = options_.buffers * sizeof(io_uring_buf);
@@ -156,14 +129,7 @@ class server {
     }
   }
 
-  io_uring_sqe* prepare() {
-    io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-    while (entry == nullptr) {  // full: the kernel takes all of them at once
-      io_uring_submit(&ring_);
-      entry = io_uring_get_sqe(&ring_);
-    }
-    return entry;
-  }
+  io_uring_sqe* prepare() { return echo::next_entry(ring_); }
 
   static void tag(io_uring_sqe* entry, request kind, int fd) {
     io_uring_sqe_set_data64(entry, static_cast<unsigned>(fd) << 2 | static_cast<unsigned>(kind));
@@ -327,12 +293,9 @@ int main(int argc, char** argv) {
   command_line arguments(argc, argv);
   options chosen{};
   chosen.port = arguments.number("--port", 0, 0, 65535);
-  chosen.entries = arguments.number("--entries", 256u, 1u, 32768u);
-  chosen.completion_entries = arguments.number("--completion-entries", 4096u, 1u, 65536u);
-  chosen.task_work = arguments.choice("--task-work", {"defer", "cooperative", "interrupt"});
+  chosen.ring = echo::ring_options_of(arguments);
   chosen.poll_first = arguments.flag("--poll-first");
   chosen.huge_pages = arguments.flag("--huge-pages");
-  chosen.registered_ring = !arguments.flag("--no-registered-ring");
   chosen.buffers = arguments.number("--buffers", 128u, 1u, 32768u);
   chosen.buffer_bytes = arguments.number("--buffer-bytes", 4096u, 1u, 1u << 20);
   chosen.buffer_gap = arguments.number("--buffer-gap", 64u, 0u, 1u << 20);

@@ -5,10 +5,8 @@
 // first byte. The options stand for the choices that were measured against each other, the
 // defaults for what won; `tools/bench variants/uring-plain` repeats it.
 
-#include "../command_line.hpp"
-#include "../echo_listener.hpp"
+#include "ring.hpp"
 
-#include <liburing.h>
 #include <sys/mman.h>
 
 #include <string>
@@ -18,13 +16,10 @@ namespace {
 
 struct options {
   int port;
-  unsigned entries;
-  unsigned completion_entries;
-  std::string task_work;
+  echo::ring_options ring;
   std::string first_try;
   bool link;
   bool fixed_files;
-  bool registered_ring;
   std::size_t buffer_bytes;
   std::size_t buffer_gap;
 };
@@ -38,7 +33,10 @@ class server {
       : options_(chosen),
         connections_(echo::raise_file_limit()),
         listener_(echo::listen_on_loopback(chosen.port)) {
-    start_ring();
+    echo::start(ring_, options_.ring);
+    if (options_.fixed_files) {
+      register_files();
+    }
     map_buffers();
   }
 
@@ -47,10 +45,7 @@ class server {
     submit_accept();
     for (;;) {
       // One system call a turn: it takes all that was prepared and waits for the next.
-      const int submitted = io_uring_submit_and_wait(&ring_, 1);
-      if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
-        echo::fail("io_uring_enter", -submitted);
-      }
+      echo::enter(ring_);
       ++turn_;
       io_uring_cqe* completion;
       unsigned head;
@@ -71,28 +66,10 @@ class server {
     bool was_waiting = false;  // its bytes were there already
   };
 
-  void start_ring() {
-    io_uring_params parameters{};
-    parameters.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
-    parameters.cq_entries = options_.completion_entries;
-    if (options_.task_work == "defer") {
-      parameters.flags |= IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-    } else if (options_.task_work == "cooperative") {
-      parameters.flags |= IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN;
-    }
-    if (const int error = io_uring_queue_init_params(options_.entries, &ring_, &parameters)) {
-      echo::fail("io_uring_setup", -error);
-    }
-    if (options_.registered_ring) {
-      if (const int count = io_uring_register_ring_fd(&ring_); count != 1) {
-        echo::fail("io_uring_register_ring_fd", -count);
-      }
-    }
-    if (options_.fixed_files) {
-      const auto slots = static_cast<unsigned>(connections_.size());
-      if (const int error = io_uring_register_files_sparse(&ring_, slots)) {
-        echo::fail("io_uring_register_files_sparse", -error);
-      }
+  void register_files() {
+    const auto slots = static_cast<unsigned>(connections_.size());
+    if (const int error = io_uring_register_files_sparse(&ring_, slots)) {
+      echo::fail("io_uring_register_files_sparse", -error);
     }
   }
 
@@ -112,14 +89,7 @@ class server {
     return buffers_ + fd * (options_.buffer_bytes + options_.buffer_gap);
   }
 
-  io_uring_sqe* prepare() {
-    io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-    while (entry == nullptr) {  // full: the kernel takes all of them at once
-      io_uring_submit(&ring_);
-      entry = io_uring_get_sqe(&ring_);
-    }
-    return entry;
-  }
+  io_uring_sqe* prepare() { return echo::next_entry(ring_); }
 
   void tag(io_uring_sqe* entry, request kind, int fd) const {
     io_uring_sqe_set_data64(entry, static_cast<unsigned>(fd) << 2 | static_cast<unsigned>(kind));
@@ -257,13 +227,10 @@ int main(int argc, char** argv) {
   command_line arguments(argc, argv);
   options chosen{};
   chosen.port = arguments.number("--port", 0, 0, 65535);
-  chosen.entries = arguments.number("--entries", 256u, 1u, 32768u);
-  chosen.completion_entries = arguments.number("--completion-entries", 4096u, 1u, 65536u);
-  chosen.task_work = arguments.choice("--task-work", {"defer", "cooperative", "interrupt"});
+  chosen.ring = echo::ring_options_of(arguments);
   chosen.first_try = arguments.choice("--first-try", {"adaptive", "always", "never"});
   chosen.link = arguments.flag("--link");
   chosen.fixed_files = arguments.flag("--fixed-files");
-  chosen.registered_ring = !arguments.flag("--no-registered-ring");
   chosen.buffer_bytes = arguments.number<std::size_t>("--buffer-bytes", 4096, 1, 1u << 30);
   chosen.buffer_gap = arguments.number<std::size_t>("--buffer-gap", 64, 0, 1u << 20);
   arguments.finish();
