@@ -107,9 +107,7 @@ bool acceptor::stop_waiting(accept_op& who) noexcept {
   if (last_ == &who) last_ = before;
   loop_.expect_less();
   // A single accept that nobody waits for would take a connection out of the backlog for nobody.
-  if (first_ == nullptr && !multishot_) {
-    hold_back();
-  }
+  if (first_ == nullptr && !multishot_) hold_back();
   return true;
 }
 
@@ -124,8 +122,8 @@ accept_op* acceptor::pop() noexcept {
 
 void acceptor::arm() {
   // A single accept is tried again as long as it finishes at once; a multishot one always waits.
-  while (first_ != nullptr && !request_.armed() && !paused_.armed() && !abandoned_ &&
-         !lost_) {
+  while (first_ != nullptr && !request_.armed() && !paused_.armed() && !abandoned_) {
+    held_back_ = false;
     if (loop_.start(request_)) return;
     handle(request_.result);
   }
@@ -158,7 +156,7 @@ void acceptor::handle(int result) noexcept {
   if (abandoned_) return;
   if (result == -ECANCELED) {
     // Not our doing: the loop ends, or the descriptor is being closed behind our back.
-    if (!std::exchange(held_back_, false)) lose(EBADF);
+    if (!held_back_) fail_all(EBADF);
     return;
   }
   switch (judge(-result)) {
@@ -167,11 +165,6 @@ void acceptor::handle(int result) noexcept {
     case verdict::starved: pause(); break;
     case verdict::permanent: fail_all(-result); break;
   }
-}
-
-void acceptor::lose(int error) noexcept {
-  lost_ = true;
-  fail_all(error);
 }
 
 void acceptor::hold_back() noexcept {

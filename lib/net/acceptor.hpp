@@ -37,7 +37,6 @@ class acceptor : public waiter {
   void handle(int result) noexcept;
   void give(int fd) noexcept;
   void fail_all(int error) noexcept;
-  void lose(int error) noexcept;
   void hold_back() noexcept;
   void pause() noexcept;
   accept_op* pop() noexcept;
@@ -65,7 +64,6 @@ class acceptor : public waiter {
   bool lingering_;
   bool abandoned_ = false;
   bool held_back_ = false;  // withdrawn: enough are ready, or nobody waits
-  bool lost_ = false;       // withdrawn by others
 };
 
 }  // namespace coir::net::priv

@@ -240,3 +240,16 @@ TEST_CASE("a loop that ends under an accept that waits tells it so") {
   CHECK_THROWS_AS(waits->take(), std::system_error);
   listener.reset();
 }
+
+TEST_CASE("a listening socket that is closed behind the listener ends every accept, the next one too") {
+  support::on_both_surfaces([](auto wait) {
+    tcp_listener listener(loopback);
+    std::error_code code;
+    auto accepts = coir::spawn([&] { code = support::error_of([&] { wait(listener.accept()); }); });
+    support::until([&] { return support::waiting(accepts); });
+    coir::loop::current()->close_soon(listener.fd());
+    coir::await(accepts.join());
+    CHECK(code == std::errc::bad_file_descriptor);
+    CHECK(support::error_of([&] { wait(listener.accept()); }) == std::errc::bad_file_descriptor);
+  });
+}
