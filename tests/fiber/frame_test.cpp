@@ -1,33 +1,11 @@
-// Frames and control blocks are recycled. Counted by replacing the global operator new, which the address
-// sanitizer build does not allow to say anything: there every frame comes from the heap.
+// Frames and control blocks are recycled. With the address sanitizer every frame comes from the heap.
 #include "support/catch.hpp"
+#include "support/counted_heap.hpp"
 
 #include <coir/coir.hpp>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <optional>
 #include <thread>
-
-namespace {
-std::atomic<long> allocations{0};
-std::atomic<long> outstanding{0};
-}  // namespace
-
-#if !COIR_ADDRESS_SANITIZER
-void* operator new(std::size_t bytes) {
-  ++allocations;
-  ++outstanding;
-  if (void* const memory = std::malloc(bytes); memory != nullptr) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept {
-  if (memory != nullptr) --outstanding;
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
-#endif
 
 namespace {
 
@@ -45,9 +23,9 @@ coir::task<int> branch(int x) {
 template <class Work>
 long allocations_of(Work&& work) {
   work();
-  const long before = allocations;
+  const long before = support::heap.allocations;
   work();
-  return allocations - before;
+  return support::heap.allocations - before;
 }
 
 }  // namespace
@@ -105,20 +83,20 @@ TEST_CASE("what a thread kept for its frames goes back when it ends") {
   // Once before, for what the libraries allocate on first use.
   const auto work = [] { coir::run(branch(1)); };
   std::thread(work).join();
-  const long before = outstanding;
+  const long before = support::heap.blocks;
   std::thread(work).join();
-  CHECK(outstanding == before);
+  CHECK(support::heap.blocks == before);
 }
 
 TEST_CASE("a thread keeps no more than a MiB of frames of one size") {
-  if (COIR_ADDRESS_SANITIZER) return;
+  if (!support::heap_is_counted) return;
   std::thread([] {
     std::vector<coir::task<int>> many;
     for (int i = 0; i < 60'000; ++i) many.push_back(leaf(i));
-    const long with_all = outstanding;
+    const long with_all = support::heap.blocks;
     many.clear();
     // A frame of leaf() has at least 32 bytes: 60,000 of them are more than 1 MiB.
-    const long kept = 60'000 - (with_all - outstanding);
+    const long kept = 60'000 - (with_all - support::heap.blocks);
     CHECK(kept > 0);
     CHECK(kept * 32 <= 1 << 20);
   }).join();
@@ -131,7 +109,7 @@ TEST_CASE("frames that die on a thread that made none go back when it ends") {
     std::thread([moved = std::move(many)]() mutable { moved.clear(); }).join();
   };
   die_elsewhere();
-  const long before = outstanding;
+  const long before = support::heap.blocks;
   for (int i = 0; i < 10; ++i) die_elsewhere();
-  CHECK(outstanding == before);
+  CHECK(support::heap.blocks == before);
 }

@@ -1,59 +1,16 @@
-// What parked fibers cost, and that nothing grows: counted by replacing the global operator new.
+// What parked fibers cost, and that nothing grows.
 #include "gate.hpp"
 #include "stacks.hpp"
 #include "until.hpp"
 
 #include "support/catch.hpp"
+#include "support/counted_heap.hpp"
 
 #include <coir/coir.hpp>
 
-#include <malloc.h>
-
 #include <cstddef>
-#include <cstdlib>
-#include <new>
 #include <utility>
 #include <vector>
-
-namespace {
-
-// What is allocated now, as malloc counts it: with its header, rounded up.
-std::size_t outstanding_bytes = 0;
-
-[[maybe_unused]] std::size_t cost_of(void* memory) { return ::malloc_usable_size(memory) + sizeof(std::size_t); }
-[[maybe_unused]] void* counted_new(void* memory) {
-  if (memory == nullptr) throw std::bad_alloc();
-  outstanding_bytes += cost_of(memory);
-  return memory;
-}
-
-}  // namespace
-
-// The address sanitizer has its own, and finds what is lost itself: there nothing is counted.
-#if !COIR_ADDRESS_SANITIZER
-
-// Plain malloc: the only thread of these tests is the main one.
-void* operator new(std::size_t bytes) { return counted_new(std::malloc(bytes)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  const auto step = static_cast<std::size_t>(alignment);
-  return counted_new(std::aligned_alloc(step, (bytes + step - 1) / step * step));
-}
-void* operator new[](std::size_t bytes) { return operator new(bytes); }
-void* operator new[](std::size_t bytes, std::align_val_t alignment) { return operator new(bytes, alignment); }
-void operator delete(void* memory) noexcept {
-  if (memory == nullptr) return;
-  outstanding_bytes -= cost_of(memory);
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { operator delete(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { operator delete(memory); }
-void operator delete[](void* memory) noexcept { operator delete(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { operator delete(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { operator delete(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { operator delete(memory); }
-
-#endif
 
 namespace {
 
@@ -103,10 +60,10 @@ TEST_CASE("a hundred thousand parked coroutine fibers take at most 256 bytes eac
   coir::run([] {
     parking lot(count);
     coir::await(coir::yield());
-    const std::size_t before = outstanding_bytes;
+    const long before = support::heap.bytes;
     for (std::size_t i = 0; i < count; ++i) coir::spawn(parks(lot));
     support::until([&] { return lot.size() == count; });
-    const std::size_t each = (outstanding_bytes - before) / count;
+    const auto each = static_cast<std::size_t>(support::heap.bytes - before) / count;
     INFO(each << " bytes");
     CHECK(each <= 256);
     CHECK(each >= sizeof(coir::fiber_base));
@@ -119,10 +76,10 @@ TEST_CASE("a sleeping coroutine fiber takes at most 64 bytes more, its place in 
   if (sanitized) return;
   constexpr std::size_t count = 50'000;
   coir::run([] {
-    const std::size_t before = outstanding_bytes;
+    const long before = support::heap.bytes;
     for (std::size_t i = 0; i < count; ++i) coir::spawn(sleeps());
     support::until([] { return coir::running_fiber().home().on().timers() == count; });
-    const std::size_t each = (outstanding_bytes - before) / count;
+    const auto each = static_cast<std::size_t>(support::heap.bytes - before) / count;
     INFO(each << " bytes");
     CHECK(each <= 256 + 64);
   });
@@ -171,11 +128,11 @@ TEST_CASE("a million spawns and joins leave no byte behind, on both bodies") {
     };
     REQUIRE(work(10'000));
     support::until([] { return coir::running_fiber().home().alive() == 1; });
-    const std::size_t before = outstanding_bytes;
+    const long before = support::heap.bytes;
     const std::size_t resident = support::memory_of_process().resident_bytes;
     CHECK(work(count));
     support::until([] { return coir::running_fiber().home().alive() == 1; });
-    CHECK(outstanding_bytes == before);
+    CHECK(support::heap.bytes == before);
     if (!sanitized) CHECK(support::memory_of_process().resident_bytes <= resident + (std::size_t{1} << 20));
   });
 }
@@ -201,9 +158,9 @@ TEST_CASE("failures, cancellations and borrowed stacks leave no byte behind eith
           }
         };
         work(100);
-        const std::size_t before = outstanding_bytes;
+        const long before = support::heap.bytes;
         work(count);
-        CHECK(outstanding_bytes == before);
+        CHECK(support::heap.bytes == before);
       },
       coir::run_options().on_failure([](const coir::fiber_base&, const std::exception_ptr&) {}));
 }
@@ -222,7 +179,7 @@ TEST_CASE("a run leaves no byte behind that the one before did not") {
   };
   program();
   program();
-  const std::size_t before = outstanding_bytes;
+  const long before = support::heap.bytes;
   for (int i = 0; i < 5; ++i) program();
-  CHECK(outstanding_bytes == before);
+  CHECK(support::heap.bytes == before);
 }

@@ -2,14 +2,12 @@
 // and go.
 #include "loop/contract.hpp"
 #include "loop/timers.hpp"
+#include "support/counted_heap.hpp"
 
 #include <coir/loop/descriptor.hpp>
 
-#include <atomic>
-#include <cstdlib>
 #include <fstream>
 #include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -18,48 +16,6 @@ using coir::request;
 using tests::ringer;
 using tests::row;
 using tests::stage;
-
-namespace {
-
-std::atomic<long> live_blocks = 0;
-
-void* allocate(std::size_t bytes, std::size_t alignment) {
-  // aligned_alloc wants a multiple, and some bytes.
-  const std::size_t size = (bytes / alignment + 1) * alignment;
-  void* const memory = std::aligned_alloc(alignment, size);
-  if (memory == nullptr) throw std::bad_alloc();
-  ++live_blocks;
-  return memory;
-}
-void free_block(void* memory) noexcept {
-  if (memory != nullptr) --live_blocks;
-  std::free(memory);
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) {
-  return allocate(bytes, alignof(std::max_align_t));
-}
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return allocate(bytes, static_cast<std::size_t>(alignment));
-}
-// The sanitizers' own would not match the deletes below.
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return ::operator new(bytes);
-}
-void operator delete(void* memory) noexcept {
-  free_block(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  free_block(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  free_block(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  free_block(memory);
-}
 
 namespace {
 
@@ -76,9 +32,9 @@ void leaves_nothing(Body&& body) {
   body(1);
   const std::size_t descriptors = support::open_descriptors();
   const std::size_t maps = mappings();
-  const long blocks = live_blocks;
+  const long blocks = support::heap.blocks;
   body(1000);
-  CHECK(live_blocks == blocks);
+  CHECK(support::heap.blocks == blocks);
   CHECK(support::open_descriptors() == descriptors);
   // malloc has its own mind about mappings, but not a thousand times.
   CHECK(mappings() < maps + 100);
