@@ -100,10 +100,7 @@ void backend::adopt(int fd) {
   descriptor_state& state = descriptors_[fd];
   if (!state.requests.empty()) [[unlikely]]
     disinherit(state);
-  ++state.generation;
-  state.owned = true;
-  state.closing = state.lingers = false;
-  state.watched = state.readable = state.writable = state.ended = state.plain_tcp = false;
+  state.begin_life(true);
 }
 
 void backend::complete(request& what, int result) noexcept {
@@ -164,9 +161,7 @@ void backend::disown(int fd) noexcept {
   descriptor_state* const state = descriptors_.find(fd);
   if (state == nullptr) return;
   forget(fd, *state);
-  ++state->generation;
-  state->owned = state->watched = state->readable = state->writable = state->ended = false;
-  state->lingers = state->plain_tcp = false;
+  state->begin_life(false);
 }
 
 bool backend::start_close(request& what) {
@@ -189,9 +184,9 @@ void backend::close_soon(int fd) noexcept {
 
 bool backend::finish_close(int fd, descriptor_state& state, request* closer) noexcept {
   forget(fd, state);
-  ++state.generation;
-  state.owned = state.closing = state.watched = state.readable = state.writable = state.ended = false;
-  if (std::exchange(state.lingers, false)) {
+  const bool lingers = state.lingers;
+  state.begin_life(false);
+  if (lingers) {
     detached_close* const detached =
         closer == nullptr ? new (std::nothrow) detached_close(fd) : nullptr;
     if (detached != nullptr) closer = &detached->what;
@@ -215,8 +210,11 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
 }
 
 void backend::drain() noexcept {
-  descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
-  while (in_flight_ != 0) wait(never);
+  // Whoever is told may begin once more.
+  do {
+    descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
+    if (in_flight_ != 0) wait(never);
+  } while (in_flight_ != 0);
 }
 
 void backend::let_go() noexcept {

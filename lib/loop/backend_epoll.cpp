@@ -203,7 +203,7 @@ void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
   if (into_chunk && result <= 0) [[unlikely]]
     chunks().give_back(chunk_of(what));
 
-  // As what is written mostly is.
+  // All was given or taken, which says nothing of what is left. Mostly so when writing.
   if (result == static_cast<int>(what.length)) return result;
   bool& ready = for_input(what, row) ? state.readable : state.writable;
   if (result == -EAGAIN) {

@@ -189,72 +189,72 @@ constinit const request_row request_rows[request_kinds] = {
 const char* name_of(request_kind kind) noexcept { return row_of(kind).name; }
 
 request request::read(int fd, std::span<std::byte> into, std::uint64_t offset) noexcept {
-  request what = request(request_kind::read, fd, into.data(), into.size());
+  request what(request_kind::read, fd, into.data(), into.size());
   what.offset = offset;
   return what;
 }
 
 request request::write(int fd, std::span<const std::byte> from, std::uint64_t offset) noexcept {
-  request what = request(request_kind::write, fd, from.data(), from.size());
+  request what(request_kind::write, fd, from.data(), from.size());
   what.offset = offset;
   return what;
 }
 
 request request::readv(int fd, const iovec* parts, unsigned count, std::uint64_t offset) noexcept {
-  request what = request(request_kind::readv, fd, parts, count);
+  request what(request_kind::readv, fd, parts, count);
   what.offset = offset;
   return what;
 }
 
 request request::writev(int fd, const iovec* parts, unsigned count,
                         std::uint64_t offset) noexcept {
-  request what = request(request_kind::writev, fd, parts, count);
+  request what(request_kind::writev, fd, parts, count);
   what.offset = offset;
   return what;
 }
 
 request request::recv_multi(int fd) noexcept {
-  return request(request_kind::recv_multi, fd, nullptr, 0);
+  return {request_kind::recv_multi, fd, nullptr, 0};
 }
 
 request request::recvmsg(int fd, msghdr* message, int flags) noexcept {
-  request what = request(request_kind::recvmsg, fd, message, 1);
+  request what(request_kind::recvmsg, fd, message, 1);
   what.flags = flags;
   return what;
 }
 
 request request::sendmsg(int fd, const msghdr* message, int flags) noexcept {
-  request what = request(request_kind::sendmsg, fd, message, 1);
+  request what(request_kind::sendmsg, fd, message, 1);
   what.flags = flags;
   return what;
 }
 
-request request::accept(int fd) noexcept { return request(request_kind::accept, fd, nullptr, 0); }
+request request::accept(int fd) noexcept { return {request_kind::accept, fd, nullptr, 0}; }
 
 request request::accept_multi(int fd) noexcept {
-  return request(request_kind::accept_multi, fd, nullptr, 0);
+  return {request_kind::accept_multi, fd, nullptr, 0};
 }
 
 request request::connect(int fd, const sockaddr* address, unsigned address_bytes) noexcept {
-  return request(request_kind::connect, fd, address, address_bytes);
+  return {request_kind::connect, fd, address, address_bytes};
 }
 
 request request::poll(int fd, short events) noexcept {
-  request what = request(request_kind::poll, fd, nullptr, 0);
+  request what(request_kind::poll, fd, nullptr, 0);
   what.flags = events;
   return what;
 }
 
 request request::open(const char* path, int flags, unsigned mode) noexcept {
-  request what = request(request_kind::open, -1, path, mode);
+  request what(request_kind::open, -1, path, mode);
   what.flags = flags;
   return what;
 }
 
-request request::close(int fd) noexcept { return request(request_kind::close, fd, nullptr, 0); }
+request request::close(int fd) noexcept { return {request_kind::close, fd, nullptr, 0}; }
 
 request request::fsync(int fd, bool data_only) noexcept {
-  request what = request(request_kind::fsync, fd, nullptr, 0);
+  request what(request_kind::fsync, fd, nullptr, 0);
   what.flags = data_only ? 1 : 0;
   return what;
 }

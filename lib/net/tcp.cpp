@@ -179,7 +179,7 @@ bool tcp_close_op::start(waiter& told) {
   what_ = request::close(socket_.get());
   what_.told = &told;
   const bool waits = socket_.on().start(what_);
-  socket_.given_up();
+  static_cast<void>(socket_.hand_to_close());
   return waits;
 }
 

@@ -190,3 +190,17 @@ TEST_CASE("runs on two threads share the handler, and the last one puts the old 
   CHECK(ended.signal == SIGSEGV);
   CHECK_THAT(ended.text, Contains("stack overflow in fiber 1 main"));
 }
+
+TEST_CASE("a SIGSEGV that somebody sends is not swallowed") {
+  const auto ended = in_child([] { coir::run([] { ::raise(SIGSEGV); }, reporting()); });
+  CHECK(ended.signal == SIGSEGV);
+}
+
+TEST_CASE("a handler that the program installs during the run is left alone at its end") {
+  if (!reports) return;
+  const auto ended = in_child([] {
+    coir::run([] { std::signal(SIGSEGV, [](int) { ::_exit(42); }); }, reporting());
+    ::raise(SIGSEGV);
+  });
+  CHECK(ended.exit_code == 42);
+}

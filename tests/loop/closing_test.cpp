@@ -188,7 +188,7 @@ TEST_CASE("both directions and every kind at once: each is told once, and the cl
       connection ends(loop);
       busy waiting(loop, ends.mine.get());
       if (known_to_kernel) support::idle_turns(loop);
-      support::asked closing(request::close(ends.mine.release()));
+      support::asked closing(request::close(ends.mine.hand_to_close()));
       bool all_before = false;
       closing.seen.then = [&](request&) { all_before = waiting.each_was_told_once(); };
       if (loop.start(closing.request)) {
@@ -214,7 +214,7 @@ TEST_CASE("a descriptor that is being closed takes no request of any kind") {
     busy waiting(loop, ends.mine.get());
     loop.run_once();
     stage other(kind);  // before, so that it gets none of the numbers that become free
-    support::asked closing(request::close(ends.mine.release()));
+    support::asked closing(request::close(ends.mine.hand_to_close()));
     const bool waits = loop.start(closing.request);
     CHECK(waits == support::on_uring(loop));
     const coir::unique_fd owner(kind.kind == coir::request_kind::close ? other.what.request.fd
@@ -231,7 +231,7 @@ TEST_CASE("a close that has begun is not stopped") {
   connection ends(loop);
   busy waiting(loop, ends.mine.get());
   loop.run_once();
-  support::asked closing(request::close(ends.mine.release()));
+  support::asked closing(request::close(ends.mine.hand_to_close()));
   if (!loop.start(closing.request)) return;  // epoll: it was over at once
   CHECK(loop.withdraw(closing.request) == coir::abort_answer::later);
   CHECK(loop.withdraw(closing.request) == coir::abort_answer::later);
@@ -259,7 +259,7 @@ TEST_CASE("closing is no shutdown: a duplicate goes on, be it of a stream or of 
     support::asked get(request::recv(ends.mine.get(), buffer));
     REQUIRE(loop.start(get.request));
     loop.run_once();
-    CHECK(support::finish(loop, request::close(ends.mine.release())) == 0);
+    CHECK(support::finish(loop, request::close(ends.mine.hand_to_close())) == 0);
     CHECK(support::finish(loop, request::send(kept.get(), support::bytes_of("there"))) == 5);
     CHECK(support::finish(loop, request::recv(ends.peer.get(), buffer)) == 5);
     CHECK(support::finish(loop, request::send(ends.peer.get(), support::bytes_of("back"))) == 4);
@@ -270,7 +270,7 @@ TEST_CASE("closing is no shutdown: a duplicate goes on, be it of a stream or of 
     support::asked all(request::accept_multi(listener.get()));
     REQUIRE(loop.start(all.request));
     loop.run_once();
-    CHECK(support::finish(loop, request::close(listener.release())) == 0);
+    CHECK(support::finish(loop, request::close(listener.hand_to_close())) == 0);
     CHECK(all.seen.results == std::vector{-ECANCELED});
     const coir::unique_fd client = support::tcp_client(support::own_address(shared.get()));
     const coir::unique_fd accepted(support::finish(loop, request::accept(shared.get())));
@@ -398,8 +398,7 @@ TEST_CASE("a loop that dies in the middle of closings finishes them") {
           waiting.emplace_back(loop, fd);
           loop.run_once();
           if (!somebody_waits) continue;  // and here the descriptor ends
-          loop.start(closings.emplace_back(request::close(fd)).request);
-          ends.mine.given_up();
+          loop.start(closings.emplace_back(request::close(ends.mine.hand_to_close())).request);
         }
       }
       for (const busy& each : waiting) CHECK(each.each_was_told_once());
@@ -453,7 +452,7 @@ TEST_CASE("closing a socket that lingers does not hold up the loop") {
       REQUIRE(loop.start(get.request));
       support::asked closing(request::close(ends.mine.get()));
       if (somebody_waits) {
-        ends.mine.given_up();
+        static_cast<void>(ends.mine.hand_to_close());
         REQUIRE(loop.start(closing.request));
         support::run_until(loop, [&] { return get.over(); });
       } else {

@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 using namespace std::chrono_literals;
@@ -192,4 +193,15 @@ TEST_CASE("a stream that lingers for its peer does not hold up the loop on io_ur
       }
     });
   });
+}
+
+TEST_CASE("a linger of less than no time is refused, and one without end is the longest there is") {
+  CHECK_THROWS_AS(coir::net::tcp_options().linger(std::chrono::seconds(-1)), std::invalid_argument);
+  const coir::unique_fd socket = support::tcp_socket();
+  coir::net::tcp_options().linger(std::chrono::seconds::max()).set_on(socket.get());
+  ::linger got{};
+  socklen_t size = sizeof got;
+  REQUIRE(::getsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &got, &size) == 0);
+  CHECK(got.l_onoff == 1);
+  CHECK(got.l_linger > 0);
 }

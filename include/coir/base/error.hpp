@@ -24,7 +24,6 @@ namespace priv {
 void tell(std::string_view text) noexcept;
 }  // namespace priv
 
-
 // Thrown at a suspend point of a fiber whose region is cancelled, and again at the next one if it is
 // swallowed. Let it pass: catch it only to rethrow.
 class cancelled {

@@ -44,6 +44,13 @@ struct descriptor_state {
   bool writable = false;
   bool ended = false;  // hang-up or error: both directions stay ready
   bool plain_tcp = false;  // a TCP socket, and nothing urgent was sent: a short read has read all
+
+  // What was known of the number belongs to its life before.
+  void begin_life(bool ours) noexcept {
+    ++generation;
+    owned = ours;
+    closing = lingers = watched = readable = writable = ended = plain_tcp = false;
+  }
 };
 
 // Entries do not move, so that a list in one of them may point at itself; numbers come in dense.

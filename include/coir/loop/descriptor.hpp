@@ -40,10 +40,10 @@ class descriptor {
   loop& on() const noexcept { return link_.get(); }
 
   void reset() noexcept;
-  // Somebody else will close it. Nothing may be in flight.
+  // Somebody else will close it. Nothing may be in flight. On the loop's thread.
   int release() noexcept;
-  // A close request has begun to close it.
-  void given_up() noexcept { fd_ = -1; }
+  // A close request will, which may withdraw what is in flight.
+  int hand_to_close() noexcept { return std::exchange(fd_, -1); }
 
  private:
   [[no_unique_address]] loop_link link_;  // and the number in what is left of its last word

@@ -14,8 +14,9 @@
 // run_once() then gives what step 5 asked for to the kernel, without waiting.
 //
 // Shape    an object; several per thread and per process. It is bound to the thread that first runs it.
-// Thread   post() and stop() from any, and the loop must outlive their return; everything else from its own. SIGPIPE is blocked in that thread as
-//          long as the loop lives: writing to a closed peer or pipe is an error result.
+// Thread   post() and stop() from any, and the loop must outlive their return; everything else from its own.
+//          SIGPIPE is blocked in that thread as long as the loop lives: writing to a closed peer or pipe is
+//          an error result.
 // Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
 // Errors   std::system_error from the constructor when the kernel refuses what every backend needs, from
 //          run when it breaks; std::logic_error for use by the wrong thread, inside itself, or in a child
@@ -123,7 +124,7 @@ class loop {
   int pollable_fd();
   // Outside of a turn, something has become ready to run: shows it to the foreign loop.
   void work_appeared() noexcept {
-    if (outer_ && !in_turn_) [[unlikely]]
+    if (outer_ && !in_turn_ && !forked_) [[unlikely]]
       aim(instant::min());
   }
 
