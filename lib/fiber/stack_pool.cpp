@@ -41,10 +41,16 @@ std::size_t page_bytes() noexcept {
 }  // namespace
 
 struct stack_pool::slab {
-  slab(std::byte* start, std::size_t size, std::size_t count)
-      : memory(start), bytes(size), stacks(new stack[count]), stack_count(count) {}
+  // What was asked for may not be there: `memory` is null then, and errno says why.
+  slab(std::size_t count, std::size_t stack_bytes)
+      : stacks(new stack[count]), stack_count(count), bytes(count * stack_bytes) {
+    void* const got = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    if (got != MAP_FAILED) memory = static_cast<std::byte*>(got);
+  }
   slab(const slab&) = delete;
   ~slab() {
+    if (memory == nullptr) return;
     for (std::size_t i = 0; i < stack_count; ++i) {
       if (stacks[i].low_ == nullptr) continue;
       priv::close_side(stacks[i].side_);
@@ -53,10 +59,10 @@ struct stack_pool::slab {
     ::munmap(memory, bytes);
   }
 
-  std::byte* memory;
-  std::size_t bytes;
   std::unique_ptr<stack[]> stacks;
   std::size_t stack_count;
+  std::size_t bytes;
+  std::byte* memory = nullptr;
 };
 
 stack_pool::stack_pool() { class_for(default_bytes); }
@@ -74,16 +80,19 @@ stack_pool::size_class& stack_pool::class_for(std::size_t bytes) {
 }
 
 void stack_pool::map(size_class& of) {
-  const std::size_t count = std::clamp<std::size_t>(slab_bytes_max / of.bytes, 1, stacks_per_slab);
-  const std::size_t bytes = count * of.bytes;
-  void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-  if (memory == MAP_FAILED) {
-    throw_error(errno, fmt::format("mmap of {} bytes for fiber stacks ({} are in use)", bytes, made_));
+  std::size_t count = std::clamp<std::size_t>(slab_bytes_max / of.bytes, 1, stacks_per_slab);
+  auto fresh = std::make_unique<slab>(count, of.bytes);
+  // Where memory is short, there may be enough for fewer.
+  while (fresh->memory == nullptr && count > 1) {
+    count /= 2;
+    fresh = std::make_unique<slab>(count, of.bytes);
   }
-  auto fresh = std::make_unique<slab>(static_cast<std::byte*>(memory), bytes, count);
+  if (fresh->memory == nullptr) {
+    throw_error(errno,
+                fmt::format("mmap of {} bytes for fiber stacks ({} are in use)", of.bytes, made_));
+  }
   // A stack touches one page of its 256 KiB; a huge page would make that 2 MiB.
-  ::madvise(memory, bytes, MADV_NOHUGEPAGE);
+  ::madvise(fresh->memory, fresh->bytes, MADV_NOHUGEPAGE);
   for (std::size_t i = 0; i < count; ++i) {
     std::byte* const start = fresh->memory + i * of.bytes;
     if (::madvise(start, page_bytes(), madv_guard_install) < 0 &&

@@ -3,12 +3,14 @@
 
 #include "support/catch.hpp"
 #include "support/child_process.hpp"
+#include "support/forbid.hpp"
 
 #include <coir/coir.hpp>
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -52,6 +54,15 @@ TEST_CASE("a fiber that uses up its stack dies of SIGSEGV, on the guard page") {
   const auto ended = in_child([] { coir::run([] { overflow(); }); });
   CHECK(ended.signal == SIGSEGV);
   CHECK(ended.text.find("coir") == std::string::npos);
+}
+
+TEST_CASE("where the kernel knows no guard pages of its own, mprotect makes them") {
+  const auto ended = in_child([] {
+    support::forbid({SYS_madvise}, EINVAL);
+    coir::run([] { overflows_in_named_child(); }, reporting());
+  });
+  CHECK(ended.signal == SIGSEGV);
+  if (reports) CHECK_THAT(ended.text, Contains("stack overflow in fiber 2 diver"));
 }
 
 TEST_CASE("with the handler it is said which fiber it was, where it was spawned, and how large its stack is") {

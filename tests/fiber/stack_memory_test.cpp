@@ -110,8 +110,8 @@ TEST_CASE("without memory for a stack on_stack throws ENOMEM in the coroutine, w
   if (support::sanitized) return;
   const auto ended = in_child([] {
     coir::run([]() -> coir::task<> {
-      // Nobody has a stack yet; a slab of them does not fit into what is left.
-      limit_memory(std::size_t{4} << 20);
+      // Nobody has a stack yet; one of 256 KiB does not fit into what is left.
+      limit_memory(std::size_t{200} << 10);
       int refused = 0;
       for (int i = 0; i < 100; ++i) {
         try {
@@ -125,6 +125,24 @@ TEST_CASE("without memory for a stack on_stack throws ENOMEM in the coroutine, w
       auto child = coir::spawn([]() -> coir::task<int> { co_return 3; });
       const int got = co_await child.join();
       check(got == 3, "a coroutine did not run");
+    });
+  });
+  INFO(ended.text);
+  CHECK(ended.exit_code == 0);
+}
+
+TEST_CASE("where memory is too short for as many stacks as are made at once, there are fewer") {
+  if (support::sanitized) return;
+  const auto ended = in_child([] {
+    coir::run([]() -> coir::task<> {
+      limit_memory(std::size_t{4} << 20);  // fewer than 16, and 64 are made at once
+      int ran = 0;
+      co_await coir::on_stack([&] {
+        ++ran;
+        auto child = coir::spawn([&] { ++ran; });
+        coir::await(child.join());
+      });
+      check(ran == 2, "not all had a stack");
     });
   });
   INFO(ended.text);

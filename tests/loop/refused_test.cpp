@@ -6,20 +6,16 @@
 #include "loop/backend_uring.hpp"
 #include "support/child_process.hpp"
 #include "support/descriptor_limit.hpp"
+#include "support/forbid.hpp"
 #include "support/loop_tools.hpp"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
-#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -39,22 +35,6 @@ void choose(const char* backend) {
   }
 }
 
-// What seccomp profiles do: these system calls answer with an errno, for the rest of the process's
-// life.
-void forbid(const std::vector<long>& calls, int error) {
-  std::vector<sock_filter> program;
-  program.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
-  for (const long call : calls) {
-    program.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<unsigned>(call), 0, 1));
-    program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)));
-  }
-  program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
-  const sock_fprog filter{static_cast<unsigned short>(program.size()), program.data()};
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0) != 0) {
-    throw std::runtime_error("seccomp is not to be had");
-  }
-}
 const std::vector<long> all_of_uring{SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register};
 
 void say(const std::string& text) {
@@ -132,7 +112,7 @@ TEST_CASE("where io_uring is refused, whatever the errno, epoll does the work an
   for (const int error : {EPERM, ENOSYS, EACCES, EOPNOTSUPP, EINVAL, EIO}) {
     const auto child = support::in_child([&] {
       choose(nullptr);
-      forbid(all_of_uring, error);
+      support::forbid(all_of_uring, error);
       say_choice();
       coir::loop loop;
       say_work(loop);
@@ -149,7 +129,7 @@ TEST_CASE("a sandbox that refuses only one of io_uring's system calls refuses io
     INFO("system call " << call);
     const auto child = support::in_child([&] {
       choose(nullptr);
-      forbid({call}, EPERM);
+      support::forbid({call}, EPERM);
       const std::size_t before = support::open_descriptors();
       static_cast<void>(coir::backend_report());
       if (support::open_descriptors() != before) say("descriptors were left open");
@@ -167,7 +147,7 @@ TEST_CASE("io_uring that was asked for, by the program or the environment, is no
     for (const bool by_program : {false, true}) {
       const auto child = support::in_child([&] {
         choose(by_program ? nullptr : "uring");
-        forbid({call}, EPERM);
+        support::forbid({call}, EPERM);
         say_refusal(by_program ? coir::loop_options().backend(backend_kind::uring)
                                : coir::loop_options());
       });
@@ -186,7 +166,7 @@ TEST_CASE("where epoll cannot wait for nanoseconds, it waits for milliseconds, a
   for (const int error : {ENOSYS, EPERM}) {
     const auto child = support::in_child([&] {
       choose("epoll");
-      forbid({SYS_epoll_pwait2}, error);
+      support::forbid({SYS_epoll_pwait2}, error);
       coir::loop loop;
       say_work(loop);
       say(loop.describe());
