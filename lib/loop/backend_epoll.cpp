@@ -17,7 +17,6 @@
 #include <cerrno>
 #include <ctime>
 #include <utility>
-#include <vector>
 
 namespace coir {
 
@@ -32,6 +31,9 @@ constexpr std::uint32_t edges = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPO
 // the fibers had theirs.
 constexpr std::size_t events_per_wait = 256;
 constexpr int results_per_turn = 64;
+
+// What follows the last in the chain of those to serve again; a descriptor in it is its number plus one.
+constexpr int chain_end = -1;
 
 constexpr std::uint64_t wake_data = ~std::uint64_t{0};
 
@@ -53,7 +55,7 @@ class epoll_backend final : public backend {
 
   std::size_t wait(instant deadline) override;
   void submit() override {}
-  bool has_more() const noexcept override { return !unfinished_.empty(); }
+  bool has_more() const noexcept override { return unfinished_ != chain_end; }
   int pollable_fd() override { return epoll_.get(); }
   std::string describe() const override;
   void abandon() noexcept override { epoll_.reset(); }
@@ -66,21 +68,23 @@ class epoll_backend final : public backend {
   [[gnu::noinline]] bool start_blocking(request& what, descriptor_state& state);
   [[gnu::noinline]] bool begin_watching(request& what, descriptor_state& state);
   bool watch(int fd, descriptor_state& state, int& error) noexcept;
-  [[gnu::noinline]] bool take_chunk(request& what);
-  [[gnu::noinline]] void serve_later(int fd);
-  int attempt(const request_row& row, request& what, descriptor_state& state);
+  [[gnu::noinline]] bool take_chunk(request& what) noexcept;
+  [[gnu::noinline]] void serve_later(int fd, descriptor_state& state) noexcept;
+  std::size_t serve_unfinished(int first) noexcept;
+  int attempt(const request_row& row, request& what, descriptor_state& state) noexcept;
   bool waits_ahead(const descriptor_state& state, bool for_input) const noexcept;
-  void serve(int fd, descriptor_state& state);
-  bool serve_one(request& what, descriptor_state& state);
-  bool serve_multishot(request& what, descriptor_state& state);
+  // In the middle of a wait nothing may throw: the edges not yet looked at would be lost.
+  void serve(int fd, descriptor_state& state) noexcept;
+  bool serve_one(request& what, descriptor_state& state) noexcept;
+  bool serve_multishot(request& what, descriptor_state& state) noexcept;
   void unwatch_foreign(int fd, descriptor_state& state) noexcept;
-  int rebuild();
+  int rebuild() noexcept;
   int sleep(std::array<epoll_event, events_per_wait>& events, instant deadline);
 
   unique_fd epoll_;
   int wake_fd_;
   bool nanoseconds_ = true;  // epoll_pwait2 is there (Linux 5.11)
-  std::vector<int> unfinished_;  // descriptors with results left from the last turn
+  int unfinished_ = chain_end;   // the first descriptor with results left from the last turn
 };
 
 // Reads that take what they give from elsewhere, or leave it in place: they say nothing of what is left.
@@ -117,7 +121,7 @@ epoll_backend::epoll_backend(trace::control& trace, const backend_settings& sett
 // Makes the epoll set anew and answers an errno, or 0. At the start, and when a registration fires that
 // cannot be removed: its descriptor was closed behind our back while a duplicate keeps the open file, and
 // the registration with it, alive.
-int epoll_backend::rebuild() {
+int epoll_backend::rebuild() noexcept {
   unique_fd fresh(::epoll_create1(EPOLL_CLOEXEC));
   if (!fresh) return errno;
   const auto add = [&](int fd, std::uint32_t events, std::uint64_t data) {
@@ -127,25 +131,24 @@ int epoll_backend::rebuild() {
     return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
   };
   if (const int error = add(wake_fd_, EPOLLIN | EPOLLET, wake_data); error != 0) return error;
-  std::vector<std::pair<int, int>> lost;  // descriptors, and why
   descriptors_.for_each([&](int fd, descriptor_state& state) {
     if (!state.watched) return;
     // A number that was closed behind our back may be the new set's own by now.
-    const int refused = fd == fresh.get() ? EBADF : add(fd, edges, data_of(fd, state));
-    state.watched = refused == 0;
+    state.watched = fd != fresh.get() && add(fd, edges, data_of(fd, state)) == 0;
     // The new registration reports what is ready; until then, trying is the safe answer.
     state.readable = state.writable = true;
-    if (refused != 0) lost.emplace_back(fd, refused);
   });
   epoll_ = std::move(fresh);
   // Closed, or no memory for the new entry: nothing would ever report on it again, so those who wait are
   // told now. Not before the new set is ours: whoever is told may start something, which belongs in there.
-  for (const std::pair<int, int>& entry : lost) {
-    const int refused = entry.second;  // clang 14 captures no structured binding
-    descriptors_[entry.first].requests.for_each([&](request& what) {
-      if (!may_block(what)) complete(what, -refused);
+  descriptors_.for_each([&](int fd, descriptor_state& state) {
+    if (state.watched) return;
+    int refused = EBADF;
+    state.requests.for_each([&](request& what) {
+      if (may_block(what) || state.watched) return;
+      if (fd == epoll_.get() || !watch(fd, state, refused)) complete(what, -refused);
     });
-  }
+  });
   return 0;
 }
 
@@ -192,7 +195,7 @@ void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
 }
 
 [[gnu::always_inline]] inline int epoll_backend::attempt(const request_row& row, request& what,
-                                                         descriptor_state& state) {
+                                                         descriptor_state& state) noexcept {
   const bool into_chunk = what.kind == request_kind::recv_multi;
   if (into_chunk && !take_chunk(what)) [[unlikely]]
     return -ENOBUFS;
@@ -201,7 +204,7 @@ void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
     result = coir::attempt(row, what);
   } while (result == -EINTR);
   if (into_chunk && result <= 0) [[unlikely]]
-    chunks().give_back(chunk_of(what));
+    chunks_->give_back(chunk_of(what));
 
   // All was given or taken, which says nothing of what is left. Mostly so when writing.
   if (result == static_cast<int>(what.length)) return result;
@@ -233,6 +236,8 @@ bool epoll_backend::do_start(request& what, descriptor_state& state) {
     return start_blocking(what, state);
   const bool input = for_input(what, row);
   const bool ready = !state.watched || (input ? state.readable : state.writable);
+  if (what.kind == request_kind::recv_multi) [[unlikely]]
+    chunks();  // made here, where no memory for it is the caller's error
   // A multishot request tells all its results through its waiter, so it never finishes here.
   if ((ready || row.always_tried) && !row.multishot &&
       (state.requests.empty() || !waits_ahead(state, input))) {
@@ -243,7 +248,7 @@ bool epoll_backend::do_start(request& what, descriptor_state& state) {
     return false;
   arm(what, state);
   if (row.multishot && (state.readable || state.ended)) [[unlikely]]
-    serve_later(what.fd);
+    serve_later(what.fd, state);
   return true;
 }
 
@@ -269,13 +274,27 @@ bool epoll_backend::begin_watching(request& what, descriptor_state& state) {
   return false;
 }
 
-void epoll_backend::serve_later(int fd) { unfinished_.push_back(fd); }
+void epoll_backend::serve_later(int fd, descriptor_state& state) noexcept {
+  if (state.next_unfinished == 0) state.next_unfinished = std::exchange(unfinished_, fd + 1);
+}
 
-bool epoll_backend::take_chunk(request& what) {
+std::size_t epoll_backend::serve_unfinished(int first) noexcept {
+  std::size_t count = 0;
+  while (first != chain_end) {
+    const int fd = first - 1;
+    descriptor_state& state = *descriptors_.find(fd);
+    first = std::exchange(state.next_unfinished, 0);
+    serve(fd, state);
+    ++count;
+  }
+  return count;
+}
+
+bool epoll_backend::take_chunk(request& what) noexcept {
   std::uint16_t number = 0;
-  if (!chunks().take(number)) return false;
-  what.address = chunks().memory(number);
-  what.length = static_cast<std::uint32_t>(chunks().chunk_bytes());
+  if (!chunks_->take(number)) return false;
+  what.address = chunks_->memory(number);
+  what.length = static_cast<std::uint32_t>(chunks_->chunk_bytes());
   chunk_of(what) = number;
   return true;
 }
@@ -288,7 +307,8 @@ abort_answer epoll_backend::do_withdraw(request& what, descriptor_state& state) 
 }
 
 // One request that may find its descriptor ready. False: it would still block.
-[[gnu::always_inline]] inline bool epoll_backend::serve_one(request& what, descriptor_state& state) {
+[[gnu::always_inline]] inline bool epoll_backend::serve_one(request& what,
+                                                            descriptor_state& state) noexcept {
   const request_row& row = row_of(what.kind);
   if (row.multishot) return serve_multishot(what, state);
   const int result = attempt(row, what, state);
@@ -298,7 +318,7 @@ abort_answer epoll_backend::do_withdraw(request& what, descriptor_state& state) 
   return true;
 }
 
-bool epoll_backend::serve_multishot(request& what, descriptor_state& state) {
+bool epoll_backend::serve_multishot(request& what, descriptor_state& state) noexcept {
   for (int i = 0; i < results_per_turn; ++i) {
     const int result = attempt(row_of(what.kind), what, state);
     if (result == -EAGAIN) return false;
@@ -311,11 +331,11 @@ bool epoll_backend::serve_multishot(request& what, descriptor_state& state) {
     if (!what.armed()) return true;  // whoever was told has withdrawn it
     if (!state.readable) return false;
   }
-  serve_later(what.fd);
+  serve_later(what.fd, state);
   return true;
 }
 
-void epoll_backend::serve(int fd, descriptor_state& state) {
+void epoll_backend::serve(int fd, descriptor_state& state) noexcept {
   bool input = state.readable || state.ended;
   bool output = state.writable || state.ended;
   state.requests.for_each([&](request& what) {
@@ -358,15 +378,14 @@ int epoll_backend::sleep(std::array<epoll_event, events_per_wait>& events, insta
 }
 
 std::size_t epoll_backend::wait(instant deadline) {
-  std::vector<int> unfinished;
-  unfinished.swap(unfinished_);
-  if (!unfinished.empty()) deadline = instant::min();
+  if (has_more()) deadline = instant::min();
   COIR_TRACE(trace_, trace::point::poll_enter, 0, deadline != instant::min());
   std::array<epoll_event, events_per_wait> events;
   int count = sleep(events, deadline);
   // EINTR: a signal was handled; the turn goes on without events.
   if (count < 0 && errno != EINTR) throw_error(errno, "epoll_wait of a loop");
   count = std::max(count, 0);
+  const int unfinished = std::exchange(unfinished_, chain_end);
 
   bool stale = false;
   for (int i = 0; i < count; ++i) {
@@ -374,7 +393,7 @@ std::size_t epoll_backend::wait(instant deadline) {
     const std::uint32_t happened = events[static_cast<std::size_t>(i)].events;
     if (data == wake_data) continue;
     const int fd = static_cast<int>(data & 0xffff'ffff);
-    descriptor_state& state = descriptors_[fd];
+    descriptor_state& state = *descriptors_.find(fd);
     if (state.generation != data >> 32) {
       ++stats_.stale_events;
       stale = true;
@@ -387,12 +406,12 @@ std::size_t epoll_backend::wait(instant deadline) {
     if ((happened & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) != 0) state.ended = true;
     serve(fd, state);
   }
-  for (const int fd : unfinished) serve(fd, descriptors_[fd]);
+  const std::size_t served_again = serve_unfinished(unfinished);
   // Without a descriptor for the new set the old one stays: its stale registrations are edge-triggered
   // and cannot spin.
   if (stale && rebuild() == 0) ++stats_.rebuilds;
   COIR_TRACE(trace_, trace::point::poll_leave, 0, static_cast<std::uint64_t>(count));
-  return static_cast<std::size_t>(count) + unfinished.size();
+  return static_cast<std::size_t>(count) + served_again;
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 
 #include <deque>
 #include <string>
@@ -437,4 +438,25 @@ TEST_CASE("who waits on a number that was closed and made anew is told, and take
   support::run_until(loop, [&] { return waits.over(); });
   CHECK(waits.seen.results.front() <= 0);
   CHECK(support::finish(loop, request::recv(number, buffer)) == 3);
+}
+
+TEST_CASE("a connect to a Unix socket whose queue is full is refused: no edge would say when it has room") {
+  coir::loop loop(on_epoll());
+  sockaddr_un name{};
+  name.sun_family = AF_UNIX;
+  const auto make = [] {
+    return coir::unique_fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  };
+  const coir::unique_fd listener = make();
+  // The kernel chooses an abstract name.
+  auto* const address = reinterpret_cast<sockaddr*>(&name);
+  socklen_t size = sizeof name.sun_family;
+  REQUIRE(::bind(listener.get(), address, size) == 0);
+  REQUIRE(::listen(listener.get(), 0) == 0);
+  size = sizeof name;
+  REQUIRE(::getsockname(listener.get(), address, &size) == 0);
+  const coir::unique_fd first = make();
+  CHECK(support::finish(loop, request::connect(first.get(), address, size)) == 0);
+  const coir::unique_fd second = make();
+  CHECK(support::finish(loop, request::connect(second.get(), address, size)) == -ECONNREFUSED);
 }

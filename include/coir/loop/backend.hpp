@@ -44,6 +44,7 @@ struct descriptor_state {
   bool writable = false;
   bool ended = false;  // hang-up or error: both directions stay ready
   bool plain_tcp = false;  // a TCP socket, and nothing urgent was sent: a short read has read all
+  int next_unfinished = 0;  // a chain of those to serve again without an edge; 0: not in it
 
   // What was known of the number belongs to its life before.
   void begin_life(bool ours) noexcept {
