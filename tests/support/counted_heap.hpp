@@ -1,6 +1,6 @@
-// Counts what a test program has on the heap, by replacing the global operator new. Included by one file of a
-// program. The sanitizers bring their own operator new, which clang does not let be replaced, and find
-// what is lost themselves: there nothing is counted, and the counts stay zero.
+// Counts what a test program has on the heap, by replacing the global operator new. Included by one
+// file of a program. The sanitizers bring their own operator new, which clang does not let be
+// replaced, and find what is lost themselves: there nothing is counted, and the counts stay zero.
 #pragma once
 
 #include <coir/base/config.hpp>
@@ -41,20 +41,28 @@ inline void* counted(void* memory) {
 
 }  // namespace support
 
-void* operator new(std::size_t bytes) { return support::counted(std::malloc(bytes)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
+// Where gcc inlines only one of a pair, it warns that the two do not match.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  return support::counted(std::malloc(bytes));
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
   const auto step = static_cast<std::size_t>(alignment);
   return support::counted(std::aligned_alloc(step, (bytes + step - 1) / step * step));
 }
-// Where gcc inlines this and not the operator new before it, it warns that free() does not match it.
 [[gnu::noinline]] void operator delete(void* memory) noexcept {
   if (memory == nullptr) return;
   --support::heap.blocks;
   support::heap.bytes -= support::cost_of(memory);
   std::free(memory);
 }
-void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { operator delete(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { operator delete(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
+  operator delete(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
+  operator delete(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  operator delete(memory);
+}
 
 #endif
