@@ -41,12 +41,21 @@ std::size_t page_bytes() noexcept {
 }  // namespace
 
 struct stack_pool::slab {
-  // What was asked for may not be there: `memory` is null then, and errno says why.
+  // What was asked for may not be there: errno says why.
   slab(std::size_t count, std::size_t stack_bytes)
       : stacks(new stack[count]), stack_count(count), bytes(count * stack_bytes) {
     void* const got = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (got != MAP_FAILED) memory = static_cast<std::byte*>(got);
+    if (got == MAP_FAILED) return;
+    memory = static_cast<std::byte*>(got);
+    for (std::size_t i = 0; i < count; ++i) {
+      std::byte* const low = memory + i * stack_bytes;
+      if (::madvise(low, page_bytes(), madv_guard_install) < 0 &&
+          ::mprotect(low, page_bytes(), PROT_NONE) < 0) {
+        return;
+      }
+    }
+    guarded = true;
   }
   slab(const slab&) = delete;
   ~slab() {
@@ -59,10 +68,13 @@ struct stack_pool::slab {
     ::munmap(memory, bytes);
   }
 
+  bool usable() const noexcept { return memory != nullptr && guarded; }
+
   std::unique_ptr<stack[]> stacks;
   std::size_t stack_count;
   std::size_t bytes;
   std::byte* memory = nullptr;
+  bool guarded = false;
 };
 
 stack_pool::stack_pool() { class_for(default_bytes); }
@@ -82,26 +94,23 @@ stack_pool::size_class& stack_pool::class_for(std::size_t bytes) {
 void stack_pool::map(size_class& of) {
   std::size_t count = std::clamp<std::size_t>(slab_bytes_max / of.bytes, 1, stacks_per_slab);
   auto fresh = std::make_unique<slab>(count, of.bytes);
-  // Where memory is short, there may be enough for fewer.
-  while (fresh->memory == nullptr && count > 1) {
+  // Where memory, or what the kernel keeps of it, is short, there may be enough for fewer.
+  while (!fresh->usable() && count > 1) {
     count /= 2;
+    fresh.reset();
     fresh = std::make_unique<slab>(count, of.bytes);
   }
   if (fresh->memory == nullptr) {
     throw_error(errno,
                 fmt::format("mmap of {} bytes for fiber stacks ({} are in use)", of.bytes, made_));
   }
+  if (!fresh->guarded) {
+    throw_error(errno, fmt::format("a guard page for fiber stack number {} (this kernel needs two "
+                                   "mappings for each; see /proc/sys/vm/max_map_count)",
+                                   made_));
+  }
   // A stack touches one page of its 256 KiB; a huge page would make that 2 MiB.
   ::madvise(fresh->memory, fresh->bytes, MADV_NOHUGEPAGE);
-  for (std::size_t i = 0; i < count; ++i) {
-    std::byte* const start = fresh->memory + i * of.bytes;
-    if (::madvise(start, page_bytes(), madv_guard_install) < 0 &&
-        ::mprotect(start, page_bytes(), PROT_NONE) < 0) {
-      throw_error(errno, fmt::format("a guard page for fiber stack number {} (this kernel needs two "
-                                     "mappings for each; see /proc/sys/vm/max_map_count)",
-                                     made_ + i));
-    }
-  }
   slabs_.push_back(std::move(fresh));
   slab& kept = *slabs_.back();
   for (std::size_t i = count; i > 0; --i) {
