@@ -19,6 +19,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -187,16 +188,17 @@ TEST_CASE("calls that the kernel refuses for now are made again, and nothing is 
     // EINTR is the only one that epoll_pwait2 has.
     const std::vector<int> refusals =
         support::on_uring(loop) ? std::vector{EAGAIN, EBUSY, EINTR, ENOMEM} : std::vector{EINTR};
-    std::atomic<unsigned> calls = 0;
-    if (!supervisor::begin(wait_call(loop), [&](unsigned call) {
-          calls = call;
+    // Copies: the supervisor's thread outlives what is here.
+    const auto calls = std::make_shared<std::atomic<unsigned>>(0);
+    if (!supervisor::begin(wait_call(loop), [=](unsigned call) {
+          *calls = call;
           return call % 3 == 0 ? 0 : refusals[call % refusals.size()];
         })) {
       say("not to be had");
       return;
     }
     for (int round = 0; round < 20; ++round) work(loop, round);
-    if (calls < 40) say("nothing was refused");
+    if (*calls < 40) say("nothing was refused");
   });
   if (child.text == "not to be had\n") {
     WARN("skipped: this kernel lets nobody answer system calls");
@@ -226,7 +228,7 @@ TEST_CASE("while the kernel takes nothing, the loop pauses between its attempts"
         REQUIRE(::write(ends[1].get(), "x", 1) == 1);
         constexpr unsigned refused = 60;
         if (!supervisor::begin(SYS_io_uring_enter,
-                               [&](unsigned call) { return call < refused ? refusal : 0; })) {
+                               [=](unsigned call) { return call < refused ? refusal : 0; })) {
           say("not to be had");
           return;
         }
