@@ -36,7 +36,7 @@ abort_answer sleep_op::abort() noexcept {
   return loop_->disarm(timer_) ? abort_answer::now : abort_answer::later;
 }
 
-void sleep_op::fire(timer& mine) { reinterpret_cast<sleep_op&>(mine).told_->done(); }
+void sleep_op::fire(timer_node& mine) { reinterpret_cast<sleep_op&>(mine).told_->done(); }
 
 void sleep_op::describe(std::string& text) const {
   if (until_ == never) {

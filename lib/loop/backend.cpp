@@ -29,13 +29,6 @@ bool run_here(void*, request& what, int (*work)(request&)) {
 
 }  // namespace
 
-descriptor_state& descriptor_table::make(int fd) {
-  const std::size_t number = static_cast<unsigned>(fd) / page_entries;
-  if (number >= pages_.size()) pages_.resize(number + 1);
-  if (pages_[number] == nullptr) pages_[number] = std::make_unique<page>();
-  return *find(fd);
-}
-
 backend::backend(trace::control& trace, unsigned chunk_count, std::size_t chunk_bytes)
     : trace_(trace),
       blocking_{run_here, nullptr},
@@ -74,6 +67,10 @@ bool backend::begin_otherwise(request& what) {
 bool backend::start(request& what) {
   COIR_ASSERT(!what.armed_, "a request was started twice");
   what.withdrawn_ = what.more_expected_ = what.held_up_ = false;
+  if (draining_) [[unlikely]] {
+    what.result = -ECANCELED;
+    return false;
+  }
   ++stats_.submitted;
   if (trace_.on(trace::point::submit) || trace_.on(trace::point::complete)) [[unlikely]]
     return begin_traced(what);
@@ -210,11 +207,9 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
 }
 
 void backend::drain() noexcept {
-  // Whoever is told may begin once more.
-  do {
-    descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
-    if (in_flight_ != 0) wait(never);
-  } while (in_flight_ != 0);
+  draining_ = true;
+  descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
+  while (in_flight_ != 0) wait(never);
 }
 
 void backend::let_go() noexcept {

@@ -3,6 +3,7 @@
 #include <coir/base/error.hpp>
 #include <coir/base/fd.hpp>
 
+#include "epoll_sleep.hpp"
 #include "request_row.hpp"
 
 #include <fmt/format.h>
@@ -10,12 +11,10 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <ctime>
 #include <utility>
 
 namespace coir {
@@ -79,11 +78,10 @@ class epoll_backend final : public backend {
   bool serve_multishot(request& what, descriptor_state& state) noexcept;
   void unwatch_foreign(int fd, descriptor_state& state) noexcept;
   int rebuild() noexcept;
-  int sleep(std::array<epoll_event, events_per_wait>& events, instant deadline);
 
   unique_fd epoll_;
   int wake_fd_;
-  bool nanoseconds_ = true;  // epoll_pwait2 is there (Linux 5.11)
+  epoll_sleep sleep_;
   int unfinished_ = chain_end;   // the first descriptor with results left from the last turn
 };
 
@@ -95,6 +93,12 @@ constexpr int looks_only = MSG_PEEK | from_elsewhere;
 bool asks_direction(const request& what) noexcept {
   if (what.kind == request_kind::poll) return (what.flags & (POLLIN | POLLOUT)) != 0;
   return (what.flags & from_elsewhere) == 0;
+}
+
+// Takes its turn among those that want the same direction. Polls take nothing away, and may wait for both
+// directions; what comes from elsewhere does not wait for the data.
+bool stands_in_line(const request& what) noexcept {
+  return what.kind != request_kind::poll && (what.flags & from_elsewhere) == 0;
 }
 
 // A multishot request that the kernel would refuse, but would never show to be ready either. An errno, or
@@ -154,7 +158,7 @@ int epoll_backend::rebuild() noexcept {
 
 std::string epoll_backend::describe() const {
   return fmt::format("epoll, edge-triggered, {} events a wait, {}", events_per_wait,
-                     nanoseconds_ ? "epoll_pwait2" : "epoll_wait in milliseconds");
+                     sleep_.in_nanoseconds() ? "epoll_pwait2" : "epoll_wait in milliseconds");
 }
 
 bool epoll_backend::watch(int fd, descriptor_state& state, int& error) noexcept {
@@ -223,9 +227,8 @@ void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
 
 bool epoll_backend::waits_ahead(const descriptor_state& state, bool input) const noexcept {
   bool found = false;
-  // Polls take nothing away, and so stand in no line.
   state.requests.for_each([&](request& other) {
-    found |= other.kind != request_kind::poll && for_input(other) == input;
+    found |= stands_in_line(other) && !may_block(other) && for_input(other) == input;
   });
   return found;
 }
@@ -239,8 +242,9 @@ bool epoll_backend::do_start(request& what, descriptor_state& state) {
   if (what.kind == request_kind::recv_multi) [[unlikely]]
     chunks();  // made here, where no memory for it is the caller's error
   // A multishot request tells all its results through its waiter, so it never finishes here.
-  if ((ready || row.always_tried) && !row.multishot &&
-      (state.requests.empty() || !waits_ahead(state, input))) {
+  const bool in_line = stands_in_line(what);
+  if ((ready || row.always_tried || !in_line) && !row.multishot &&
+      (state.requests.empty() || !in_line || !waits_ahead(state, input))) {
     what.result = attempt(row, what, state);
     if (what.result != -EAGAIN) return false;
   }
@@ -339,8 +343,9 @@ void epoll_backend::serve(int fd, descriptor_state& state) noexcept {
   bool input = state.readable || state.ended;
   bool output = state.writable || state.ended;
   state.requests.for_each([&](request& what) {
-    // Polls stand in no line, for they take nothing away, and may wait for both directions.
-    if (what.kind == request_kind::poll) [[unlikely]] {
+    if (may_block(what)) [[unlikely]]
+      return;  // it is with the blocking hook
+    if (!stands_in_line(what)) [[unlikely]] {
       serve_one(what, state);
       return;
     }
@@ -351,46 +356,18 @@ void epoll_backend::serve(int fd, descriptor_state& state) noexcept {
   unwatch_foreign(fd, state);
 }
 
-int epoll_backend::sleep(std::array<epoll_event, events_per_wait>& events, instant deadline) {
-  const auto size = static_cast<int>(events.size());
-  duration left = duration::zero();
-  if (deadline == never) {
-    left = duration::max();
-  } else if (deadline != instant::min()) {
-    left = std::max(duration::zero(), deadline - steady_now());
-  }
-  ++stats_.enters;
-  if (nanoseconds_) {
-    timespec limit{};
-    limit.tv_sec = left / std::chrono::seconds(1);
-    limit.tv_nsec = (left % std::chrono::seconds(1)).count();
-    const int count = ::epoll_pwait2(epoll_.get(), events.data(), size,
-                                     deadline == never ? nullptr : &limit, nullptr);
-    // EPERM: a sandbox that does not know the call.
-    if (count >= 0 || (errno != ENOSYS && errno != EPERM)) return count;
-    nanoseconds_ = false;
-  }
-  // Up, so that nothing fires early; the loop looks at its clock and waits again if need be.
-  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(
-      std::min<duration>(left, std::chrono::hours(24)));
-  return ::epoll_wait(epoll_.get(), events.data(), size,
-                      deadline == never ? -1 : static_cast<int>(milliseconds.count()));
-}
-
 std::size_t epoll_backend::wait(instant deadline) {
   if (has_more()) deadline = instant::min();
   COIR_TRACE(trace_, trace::point::poll_enter, 0, deadline != instant::min());
   std::array<epoll_event, events_per_wait> events;
-  int count = sleep(events, deadline);
-  // EINTR: a signal was handled; the turn goes on without events.
-  if (count < 0 && errno != EINTR) throw_error(errno, "epoll_wait of a loop");
-  count = std::max(count, 0);
+  ++stats_.enters;
+  const std::size_t count = sleep_.wait(epoll_.get(), events, deadline);
   const int unfinished = std::exchange(unfinished_, chain_end);
 
   bool stale = false;
-  for (int i = 0; i < count; ++i) {
-    const std::uint64_t data = events[static_cast<std::size_t>(i)].data.u64;
-    const std::uint32_t happened = events[static_cast<std::size_t>(i)].events;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint64_t data = events[i].data.u64;
+    const std::uint32_t happened = events[i].events;
     if (data == wake_data) continue;
     const int fd = static_cast<int>(data & 0xffff'ffff);
     descriptor_state& state = *descriptors_.find(fd);
@@ -410,8 +387,8 @@ std::size_t epoll_backend::wait(instant deadline) {
   // Without a descriptor for the new set the old one stays: its stale registrations are edge-triggered
   // and cannot spin.
   if (stale && rebuild() == 0) ++stats_.rebuilds;
-  COIR_TRACE(trace_, trace::point::poll_leave, 0, static_cast<std::uint64_t>(count));
-  return static_cast<std::size_t>(count) + served_again;
+  COIR_TRACE(trace_, trace::point::poll_leave, 0, count);
+  return count + served_again;
 }
 
 }  // namespace

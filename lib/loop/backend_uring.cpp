@@ -567,8 +567,9 @@ bool uring_backend::is_asked_again(const request& what, const slot& of, int resu
   const request_row& row = row_of(what.kind);
   // It waited for readiness in place of the operation, which comes now.
   if (of.polls && result >= 0) return true;
-  // A kernel that will not wait on a non-blocking descriptor: poll in its place.
-  if (result == -EAGAIN) return row.readiness != 0 && !row.multishot;
+  // A kernel that will not wait on a non-blocking descriptor: poll in its place. Not where readiness says
+  // nothing about the next try.
+  if (result == -EAGAIN) return row.readiness != 0 && !row.multishot && !row.always_tried;
   // Interrupted before it did anything.
   return result == -EINTR && what.kind != request_kind::connect && !row.multishot;
 }
@@ -591,6 +592,9 @@ void uring_backend::finish(std::uint32_t number, int result, std::uint32_t flags
     }
     result = -ECANCELED;
   }
+  // As the row itself answers it, see request.cpp.
+  if (result == -EAGAIN && what.kind == request_kind::connect) [[unlikely]]
+    result = -ECONNREFUSED;
 
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
     chunk_of(what) = static_cast<std::uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);

@@ -213,10 +213,10 @@ std::size_t loop::turn(instant until) {
   turn_time_ = timers_.empty() && time_source_ == nullptr
                    ? std::max(turn_time_, coarse_now() - time_shift_)
                    : time();
-  if (!timers_.empty()) {
-    const std::size_t fired = timers_.fire(turn_time_, timers_per_turn);
-    stats_.timers += fired;
-    done += fired;
+  timers_.collect(turn_time_, timers_per_turn);
+  while (timers_.fire_next()) {
+    ++stats_.timers;
+    ++done;
   }
   done += run_posts();
   if (fibers_ != nullptr && fibers_->has_ready()) done += fibers_->run_ready();

@@ -137,7 +137,7 @@ constinit const request_row request_rows[request_kinds] = {
      [](request& r) noexcept -> ssize_t {
        if (r.length != 0) {
          const int begun = ::connect(r.fd, address_of(r), r.length);
-         // Not begun: the queue of a Unix listener is full, and no edge would say when it has room.
+         // Not begun: the queue of a Unix listener is full, and nothing would say when it has room.
          if (begun < 0 && errno == EAGAIN) return refuse(ECONNREFUSED);
          // EINTR: the connect goes on in the background, as with EINPROGRESS.
          if (begun == 0 || (errno != EINPROGRESS && errno != EINTR)) return begun;

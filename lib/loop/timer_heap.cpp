@@ -1,4 +1,4 @@
-#include <coir/loop/timer.hpp>
+#include <coir/loop/timer_heap.hpp>
 
 #include <span>
 
@@ -11,10 +11,10 @@ constexpr std::size_t arity = 4;
 }  // namespace
 
 timer_heap::~timer_heap() {
-  for (const entry& left : heap_) left.which->where_ = timer::nowhere;
-  for (timer* const left : std::span(due_).subspan(due_at_)) {
+  for (const entry& left : heap_) left.which->where_ = timer_node::nowhere;
+  for (timer_node* const left : std::span(due_).subspan(due_at_)) {
     if (left == nullptr) continue;
-    left->where_ = timer::nowhere;
+    left->where_ = timer_node::nowhere;
     left->due_ = false;
   }
 }
@@ -57,7 +57,7 @@ void timer_heap::remove(std::size_t at) noexcept {
   }
 }
 
-void timer_heap::arm(timer& which, instant deadline) {
+void timer_heap::arm(timer_node& which, instant deadline) {
   const entry fresh{deadline, sequence_++, &which};
   if (which.armed() && !which.due_) {
     // In place: moving a deadline leaves no garbage and cannot fail.
@@ -74,10 +74,10 @@ void timer_heap::arm(timer& which, instant deadline) {
   sift_up(heap_.size() - 1, fresh);
 }
 
-bool timer_heap::disarm(timer& which) noexcept {
+bool timer_heap::disarm(timer_node& which) noexcept {
   if (!which.armed()) return false;
   const std::size_t at = which.where_;
-  which.where_ = timer::nowhere;
+  which.where_ = timer_node::nowhere;
   if (which.due_) {
     which.due_ = false;
     due_[at] = nullptr;
@@ -88,32 +88,31 @@ bool timer_heap::disarm(timer& which) noexcept {
   return true;
 }
 
-std::size_t timer_heap::fire(instant now, std::size_t limit) {
-  // Collect first, call afterwards: what a timer arms, due or not, waits for the next turn, and a
-  // timer may disarm its neighbours.
-  if (due_left_ == 0) {
-    due_.clear();
-    due_at_ = 0;
-    while (due_.size() < limit && !heap_.empty() && heap_.front().deadline <= now) {
-      timer& first = *heap_.front().which;
-      due_.push_back(&first);
-      ++due_left_;
-      remove(0);
-      first.due_ = true;
-      first.where_ = static_cast<std::uint32_t>(due_.size() - 1);
-    }
+void timer_heap::collect(instant now, std::size_t limit) {
+  if (due_left_ != 0) return;
+  due_.clear();
+  due_at_ = 0;
+  while (due_.size() < limit && !heap_.empty() && heap_.front().deadline <= now) {
+    timer_node& first = *heap_.front().which;
+    due_.push_back(&first);
+    ++due_left_;
+    remove(0);
+    first.due_ = true;
+    first.where_ = static_cast<std::uint32_t>(due_.size() - 1);
   }
-  std::size_t fired = 0;
+}
+
+bool timer_heap::fire_next() {
   while (due_at_ != due_.size()) {
-    timer* const which = due_[due_at_++];
+    timer_node* const which = due_[due_at_++];
     if (which == nullptr) continue;
-    which->where_ = timer::nowhere;
+    which->where_ = timer_node::nowhere;
     which->due_ = false;
     --due_left_;
-    ++fired;
     which->fire_(*which);
+    return true;
   }
-  return fired;
+  return false;
 }
 
 }  // namespace coir

@@ -80,6 +80,10 @@ bool acceptor::wait(accept_op& who, waiter& told) {
     ready_.pop_front();
     return false;
   }
+  if (lost_) {
+    who.error_ = EBADF;
+    return false;
+  }
   (last_ == nullptr ? first_ : last_->next_) = &who;
   last_ = &who;
   loop_.expect_more();
@@ -156,7 +160,9 @@ void acceptor::handle(int result) noexcept {
   if (abandoned_) return;
   if (result == -ECANCELED) {
     // Not our doing: the loop ends, or the descriptor is being closed behind our back.
-    if (!held_back_) fail_all(EBADF);
+    if (held_back_) return;
+    lost_ = true;
+    fail_all(EBADF);
     return;
   }
   switch (judge(-result)) {
@@ -208,7 +214,7 @@ void acceptor::pause() noexcept {
   }
 }
 
-void acceptor::resume(timer& which) { static_cast<pause_timer&>(which).whose->go_on(); }
+void acceptor::resume(timer_node& which) { static_cast<pause_timer&>(which).whose->go_on(); }
 
 void acceptor_deleter::operator()(acceptor* which) const noexcept { which->abandon(); }
 

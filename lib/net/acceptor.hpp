@@ -4,7 +4,7 @@
 #include <coir/loop/descriptor.hpp>
 #include <coir/loop/loop.hpp>
 #include <coir/loop/loop_link.hpp>
-#include <coir/loop/timer.hpp>
+#include <coir/loop/timer_heap.hpp>
 #include <coir/net/tcp.hpp>
 
 #include <deque>
@@ -42,12 +42,12 @@ class acceptor : public waiter {
   accept_op* pop() noexcept;
   void end(loop* on) noexcept;
   static void on_result(waiter& self) noexcept;
-  static void resume(timer& which);
+  static void resume(timer_node& which);
   static constexpr waiter_kind kind{on_result};
 
   // The pause of a starved listener ends here.
-  struct pause_timer : timer {
-    explicit pause_timer(acceptor* owner) noexcept : timer(resume), whose(owner) {}
+  struct pause_timer : timer_node {
+    explicit pause_timer(acceptor* owner) noexcept : timer_node(resume), whose(owner) {}
     acceptor* whose;
   };
 
@@ -64,6 +64,7 @@ class acceptor : public waiter {
   bool lingering_;
   bool abandoned_ = false;
   bool held_back_ = false;  // withdrawn: enough are ready, or nobody waits
+  bool lost_ = false;       // ended by others: by now the number may be somebody else's
 };
 
 }  // namespace coir::net::priv

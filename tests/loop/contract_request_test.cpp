@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+using coir::request;
 using tests::row;
 using tests::stage;
 
@@ -182,4 +183,31 @@ TEST_CASE("hundreds of one kind on one descriptor are all over when they are wit
     support::run_until(on.loop, [&] { return on.loop.in_flight() == 0; });
     for (auto& each : many) REQUIRE((each->over() && each->seen.count() <= 1));
   });
+}
+
+TEST_CASE("who waits for the error queue holds up nobody who waits for data") {
+  coir::loop loop;
+  const coir::unique_fd mine = support::bound_socket(SOCK_DGRAM);
+  const coir::unique_fd other = support::bound_socket(SOCK_DGRAM);
+  std::array<char, 8> errors;
+  std::array<char, 8> data;
+  iovec into_errors{errors.data(), errors.size()};
+  iovec into_data{data.data(), data.size()};
+  msghdr about_errors{};
+  about_errors.msg_iov = &into_errors;
+  about_errors.msg_iovlen = 1;
+  msghdr about_data{};
+  about_data.msg_iov = &into_data;
+  about_data.msg_iovlen = 1;
+  support::asked first(request::recvmsg(mine.get(), &about_errors, MSG_ERRQUEUE));
+  support::asked second(request::recvmsg(mine.get(), &about_data));
+  // io_uring does not wait for the error queue, whose like is ready with EPOLLERR only.
+  const bool waits = loop.start(first.request);
+  REQUIRE(loop.start(second.request));
+  loop.run_once();
+  const sockaddr_in where = support::own_address(mine.get());
+  REQUIRE(::sendto(other.get(), "hi", 2, 0, support::generic(where), sizeof where) == 2);
+  support::run_until(loop, [&] { return second.over(); });
+  CHECK(second.seen.results == std::vector{2});
+  if (waits && !first.over()) CHECK(support::give_up(loop, first) == -ECANCELED);
 }

@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 
 #include <deque>
 #include <string>
@@ -440,23 +439,22 @@ TEST_CASE("who waits on a number that was closed and made anew is told, and take
   CHECK(support::finish(loop, request::recv(number, buffer)) == 3);
 }
 
-TEST_CASE("a connect to a Unix socket whose queue is full is refused: no edge would say when it has room") {
+TEST_CASE("what is with the blocking hook is left alone when its descriptor becomes ready") {
   coir::loop loop(on_epoll());
-  sockaddr_un name{};
-  name.sun_family = AF_UNIX;
-  const auto make = [] {
-    return coir::unique_fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  };
-  const coir::unique_fd listener = make();
-  // The kernel chooses an abstract name.
-  auto* const address = reinterpret_cast<sockaddr*>(&name);
-  socklen_t size = sizeof name.sun_family;
-  REQUIRE(::bind(listener.get(), address, size) == 0);
-  REQUIRE(::listen(listener.get(), 0) == 0);
-  size = sizeof name;
-  REQUIRE(::getsockname(listener.get(), address, &size) == 0);
-  const coir::unique_fd first = make();
-  CHECK(support::finish(loop, request::connect(first.get(), address, size)) == 0);
-  const coir::unique_fd second = make();
-  CHECK(support::finish(loop, request::connect(second.get(), address, size)) == -ECONNREFUSED);
+  slow_hook hook(loop);
+  const support::fd_pair ends = support::socket_pair();
+  std::array<std::byte, 8> buffer;
+  // A position means nothing to a socket, and sends the request to the hook all the same.
+  support::asked placed(request::read(ends[0].get(), buffer, 0));
+  support::asked plain(request::recv(ends[0].get(), buffer));
+  REQUIRE(loop.start(placed.request));
+  REQUIRE(loop.start(plain.request));
+  loop.run_once();
+  REQUIRE(::write(ends[1].get(), "x", 1) == 1);
+  support::run_until(loop, [&] { return plain.over(); });
+  CHECK(plain.seen.results == std::vector{1});
+  CHECK_FALSE(placed.over());
+  REQUIRE(hook.kept() == 1);
+  hook.do_one();
+  CHECK(placed.seen.results == std::vector{-ESPIPE});
 }

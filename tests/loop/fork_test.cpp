@@ -6,6 +6,8 @@
 
 #include <coir/loop/descriptor.hpp>
 
+#include <poll.h>
+
 #include <cstdio>
 #include <functional>
 #include <memory>
@@ -168,6 +170,19 @@ TEST_CASE("a child that stops, posts to or withdraws from its parent's loop reac
   CHECK(child.exit_code == 0);
   CHECK(mine.loop.run_once() == 0);
   mine.expect_undisturbed();
+}
+
+TEST_CASE("what becomes ready in a child is not shown to the foreign loop of its parent") {
+  coir::loop mine;
+  pollfd shown{mine.pollable_fd(), POLLIN, 0};
+  do {
+    mine.run_once();
+  } while (::poll(&shown, 1, 0) != 0);
+  const auto child = support::in_child([&] { mine.work_appeared(); });
+  CHECK(child.exit_code == 0);
+  CHECK(::poll(&shown, 1, 0) == 0);
+  mine.work_appeared();
+  CHECK(::poll(&shown, 1, 0) == 1);
 }
 
 TEST_CASE("a child may destroy what it inherited, loop and descriptors, in any order") {

@@ -4,10 +4,12 @@
 #include "support/child_process.hpp"
 #include "support/loop_tools.hpp"
 
+#include <array>
 #include <csignal>
 #include <memory>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 using namespace std::chrono_literals;
 using tests::ringer;
@@ -222,4 +224,20 @@ TEST_CASE("the time of a turn never goes back, with timers and without") {
     last = loop.turn_time();
     loop.disarm(soon);
   }
+}
+
+TEST_CASE("a loop that ends takes nothing new from those whom it tells so") {
+  const support::fd_pair ends = support::socket_pair();
+  std::array<std::byte, 8> buffer;
+  support::asked get(coir::request::recv(ends[0].get(), buffer));
+  support::asked again(coir::request::recv(ends[0].get(), buffer));
+  {
+    coir::loop loop;
+    get.seen.then = [&](coir::request&) { CHECK_FALSE(loop.start(again.request)); };
+    REQUIRE(loop.start(get.request));
+    loop.run_once();
+  }
+  CHECK(get.seen.results == std::vector{-ECANCELED});
+  CHECK(again.request.result == -ECANCELED);
+  CHECK(again.seen.count() == 0);
 }

@@ -88,7 +88,7 @@ TEST_CASE("posts reach a loop that also sleeps for descriptors and timers") {
   std::array<std::byte, 8> buffer;
   support::asked get(coir::request::recv(ends[0].get(), buffer));
   REQUIRE(loop.start(get.request));
-  coir::timer far([](coir::timer&) {});
+  coir::timer_node far([](coir::timer_node&) {});
   loop.arm(far, loop.time() + std::chrono::hours(1));
   std::atomic<int> ran = 0;
   std::thread other([&] {

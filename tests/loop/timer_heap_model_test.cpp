@@ -1,5 +1,5 @@
 // A million timers against a model: an ordered set of (deadline, sequence).
-#include <coir/loop/timer.hpp>
+#include <coir/loop/timer_heap.hpp>
 
 #include "support/catch.hpp"
 
@@ -14,9 +14,9 @@ namespace {
 
 using key = std::pair<coir::instant, std::uint64_t>;
 
-struct numbered : coir::timer {
-  numbered() : timer(fire) {}
-  static void fire(coir::timer& which) { fired->push_back(static_cast<numbered*>(&which)); }
+struct numbered : coir::timer_node {
+  numbered() : timer_node(fire) {}
+  static void fire(coir::timer_node& which) { fired->push_back(static_cast<numbered*>(&which)); }
   static inline std::vector<numbered*>* fired = nullptr;
   key due;
 };
@@ -47,7 +47,9 @@ class trial {
   }
   void fire(coir::instant now, std::size_t limit) {
     fired_.clear();
-    const std::size_t count = heap_.fire(now, limit);
+    heap_.collect(now, limit);
+    std::size_t count = 0;
+    while (heap_.fire_next()) ++count;
     REQUIRE(count == fired_.size());
     bool same = true;
     for (numbered* each : fired_) {

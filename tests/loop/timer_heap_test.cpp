@@ -1,4 +1,4 @@
-#include <coir/loop/timer.hpp>
+#include <coir/loop/timer_heap.hpp>
 
 #include "loop/timers.hpp"
 #include "support/loop_tools.hpp"

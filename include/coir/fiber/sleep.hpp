@@ -10,12 +10,12 @@
 // Errors   std::bad_alloc when the timer heap cannot grow.
 // Cost     O(log n) in the number of armed timers. sleep_for reads the clock once. One that is zero,
 //          negative or past lets the fibers that are ready run first, and arms nothing.
-// See      coir/loop/timer.hpp
+// See      coir/loop/timer_heap.hpp
 #pragma once
 
 #include <coir/base/time.hpp>
 #include <coir/fiber/op.hpp>
-#include <coir/loop/timer.hpp>
+#include <coir/loop/timer_heap.hpp>
 
 #include <chrono>
 #include <string>
@@ -36,9 +36,9 @@ class [[nodiscard("co_await it, or coir::await(it)")]] sleep_op {
 
  private:
   // The timer is the first member, so that its address is the op's.
-  static void fire(timer& mine);
+  static void fire(timer_node& mine);
 
-  timer timer_;
+  timer_node timer_;
   union {
     instant until_;
     duration wait_;  // before start

@@ -24,7 +24,7 @@
 #include <coir/base/expected.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/loop/loop.hpp>
-#include <coir/loop/timer.hpp>
+#include <coir/loop/timer_heap.hpp>
 #include <coir/loop/waiter.hpp>
 
 #include <algorithm>
@@ -159,7 +159,7 @@ class stepping_op : public waiter {
     static_cast<stepping_op&>(which).continue_with(
         [](stepping_op& self) { return self.finish_step() && self.go_on(); });
   }
-  static void resume(timer& which) noexcept {
+  static void resume(timer_node& which) noexcept {
     static_cast<continuation&>(which).whose->continue_with(
         [](stepping_op& self) { return self.go_on(); });
   }
@@ -184,8 +184,8 @@ class stepping_op : public waiter {
   static constexpr waiter_kind stepping_kind{step_done};
   static constexpr unsigned steps_per_share = 64;
 
-  struct continuation : timer {
-    explicit continuation(stepping_op* op) noexcept : timer(resume), whose(op) {}
+  struct continuation : timer_node {
+    explicit continuation(stepping_op* op) noexcept : timer_node(resume), whose(op) {}
     stepping_op* whose;
   };
 

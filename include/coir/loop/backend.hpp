@@ -16,16 +16,15 @@
 #include <coir/base/list.hpp>
 #include <coir/base/time.hpp>
 #include <coir/loop/chunk.hpp>
+#include <coir/loop/fd_table.hpp>
 #include <coir/loop/request.hpp>
 #include <coir/trace/trace.hpp>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 namespace coir {
 
@@ -54,38 +53,7 @@ struct descriptor_state {
   }
 };
 
-// Entries do not move, so that a list in one of them may point at itself; numbers come in dense.
-class descriptor_table {
- public:
-  // Null for a number never used, and for those below zero.
-  descriptor_state* find(int fd) noexcept {
-    const auto at = static_cast<unsigned>(fd);
-    const std::size_t number = at / page_entries;
-    if (number >= pages_.size() || pages_[number] == nullptr) [[unlikely]]
-      return nullptr;
-    return &(*pages_[number])[at % page_entries];
-  }
-  descriptor_state& operator[](int fd) {  // may throw std::bad_alloc
-    descriptor_state* const known = find(fd);
-    return known != nullptr ? *known : make(fd);
-  }
-  // Calls visit(fd, state) for every number that was ever used.
-  template <class F>
-  void for_each(F&& visit) {
-    for (std::size_t number = 0; number < pages_.size(); ++number) {
-      if (pages_[number] == nullptr) continue;
-      for (std::size_t i = 0; i < page_entries; ++i) {
-        visit(static_cast<int>(number * page_entries + i), (*pages_[number])[i]);
-      }
-    }
-  }
-
- private:
-  static constexpr unsigned page_entries = 128;
-  using page = std::array<descriptor_state, page_entries>;
-  [[gnu::noinline]] descriptor_state& make(int fd);
-  std::vector<std::unique_ptr<page>> pages_;
-};
+using descriptor_table = fd_table<descriptor_state>;
 
 struct backend_stats {
   std::uint64_t enters = 0;        // system calls that asked the kernel for events or gave it requests
@@ -141,7 +109,8 @@ class backend {
   void install(blocking_hook hook) noexcept { blocking_ = hook; }
   void finish_blocking(request& what) noexcept { complete(what, what.result); }
 
-  // Runs until nothing is in flight any more. What is still there is withdrawn first.
+  // Runs until nothing is in flight any more. What is still there is withdrawn first, and nothing new
+  // begins: -ECANCELED.
   void drain() noexcept;
   // After fork(2), in the child: lets go of the kernel objects shared with the parent, touching nothing.
   virtual void abandon() noexcept = 0;
@@ -212,6 +181,7 @@ class backend {
   std::size_t background_ = 0;  // of those
   unsigned chunk_count_;
   std::size_t chunk_bytes_;
+  bool draining_ = false;
 };
 
 }  // namespace coir

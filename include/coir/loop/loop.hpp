@@ -22,7 +22,7 @@
 //          run when it breaks; std::logic_error for use by the wrong thread, inside itself, or in a child
 //          process. What a callback throws leaves run(); what was not delivered then is delivered next.
 // Cost     a turn without work: no system call on io_uring, one on epoll. One clock reading a turn.
-// See      loop/request.hpp, loop/timer.hpp; lib/loop/NOTE.md
+// See      loop/request.hpp, loop/timer_heap.hpp; lib/loop/NOTE.md
 #pragma once
 
 #include <coir/base/fd.hpp>
@@ -30,7 +30,7 @@
 #include <coir/loop/backend.hpp>
 #include <coir/loop/post.hpp>
 #include <coir/loop/request.hpp>
-#include <coir/loop/timer.hpp>
+#include <coir/loop/timer_heap.hpp>
 #include <coir/trace/trace.hpp>
 
 #include <cstdint>
@@ -138,8 +138,8 @@ class loop {
   void shift_time(duration held) noexcept { time_shift_ += held; }
 
   // See timer.hpp. Deadlines are instants of time().
-  void arm(timer& which, instant deadline) { timers_.arm(which, deadline); }
-  bool disarm(timer& which) noexcept { return timers_.disarm(which); }
+  void arm(timer_node& which, instant deadline) { timers_.arm(which, deadline); }
+  bool disarm(timer_node& which) noexcept { return timers_.disarm(which); }
 
   // See request.hpp. True: in flight. False: over, result set, nobody will be told.
   bool start(request& what) {

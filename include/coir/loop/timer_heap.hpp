@@ -1,7 +1,7 @@
-// coir/loop/timer.hpp: something to do at an instant, and the heap of all such instants.
+// coir/loop/timer_heap.hpp: something to do at an instant, and the heap of all such instants.
 //
-//   coir::timer wake([](coir::timer&) noexcept { ... });
-//   loop.arm(wake, coir::after(loop.time(), 250ms));   loop.disarm(wake);   [tests/loop/timer_test.cpp]
+//   coir::timer_node wake([](coir::timer_node&) noexcept { ... });
+//   loop.arm(wake, coir::after(loop.time(), 250ms));   loop.disarm(wake);   [tests/loop/timer_heap_test.cpp]
 //
 // The bottom layer: sleeping fibers and deadlines are made of it.
 //
@@ -25,17 +25,17 @@
 
 namespace coir {
 
-class timer {
+class timer_node {
  public:
-  using action = void (*)(timer&);
+  using action = void (*)(timer_node&);
 
-  explicit constexpr timer(action fire) noexcept : fire_(fire) {}
+  explicit constexpr timer_node(action fire) noexcept : fire_(fire) {}
   // Movable until it is armed, like all that waits.
-  timer(timer&& other) noexcept : fire_(other.fire_) {
+  timer_node(timer_node&& other) noexcept : fire_(other.fire_) {
     COIR_ASSERT(!other.armed(), "an armed timer was moved");
   }
-  timer& operator=(timer&&) = delete;
-  ~timer() { COIR_ASSERT(!armed(), "an armed timer was destroyed"); }
+  timer_node& operator=(timer_node&&) = delete;
+  ~timer_node() { COIR_ASSERT(!armed(), "an armed timer was destroyed"); }
 
   bool armed() const noexcept { return where_ != nowhere; }
 
@@ -56,9 +56,9 @@ class timer_heap {
   ~timer_heap();
 
   // Both also move a timer that is armed already.
-  void arm(timer& which, instant deadline);
+  void arm(timer_node& which, instant deadline);
   // False when it was not armed: it has fired, or never was.
-  bool disarm(timer& which) noexcept;
+  bool disarm(timer_node& which) noexcept;
 
   bool empty() const noexcept { return size() == 0; }
   std::size_t size() const noexcept { return heap_.size() + due_left_; }
@@ -68,15 +68,18 @@ class timer_heap {
     return heap_.empty() ? never : heap_.front().deadline;
   }
 
-  // Fires what is due at `now`, at most `limit` timers, and says how many. What a timer throws leaves
-  // here; the others that were due are fired by the next call.
-  std::size_t fire(instant now, std::size_t limit);
+  // Collects what is due at `now`, at most `limit` timers; nothing while there is something collected before.
+  // Collected first and fired afterwards: what a timer arms, due or not, waits for the next turn, and a
+  // timer may disarm its neighbours.
+  void collect(instant now, std::size_t limit);
+  // Fires the first of those collected. False: there was none. What it throws leaves here.
+  bool fire_next();
 
  private:
   struct entry {
     instant deadline;
     std::uint64_t sequence;
-    timer* which;
+    timer_node* which;
     bool before(const entry& other) const noexcept {
       return deadline != other.deadline ? deadline < other.deadline : sequence < other.sequence;
     }
@@ -91,7 +94,7 @@ class timer_heap {
   }
 
   std::vector<entry> heap_;
-  std::vector<timer*> due_;  // collected, not yet fired; disarmed ones are null
+  std::vector<timer_node*> due_;  // collected, not yet fired; disarmed ones are null
   std::size_t due_at_ = 0;
   std::size_t due_left_ = 0;  // those behind due_at_ that are not null
   std::uint64_t sequence_ = 0;
