@@ -77,6 +77,17 @@ TEST_CASE("a visitor may unlink the element it is given, and what is appended me
   CHECK(waiters.empty());
 }
 
+TEST_CASE("an element of a list knows the one behind it, and the last has none") {
+  coir::list<element> waiters;
+  element one(1), two(2);
+  waiters.push_back(one);
+  CHECK(waiters.after(one) == nullptr);
+  waiters.push_back(two);
+  CHECK(waiters.after(one) == &two);
+  CHECK(waiters.after(two) == nullptr);
+  empty(waiters);
+}
+
 TEST_CASE("a spliced list keeps its order behind what was there, and leaves the other empty") {
   coir::list<element> here, there;
   element one(1), two(2), three(3), four(4);

@@ -56,6 +56,12 @@ class list {
   bool empty() const noexcept { return end_.next_ == &end_; }
   T& front() const noexcept { return static_cast<T&>(*end_.next_); }
 
+  // The one behind an element of this list; null behind the last.
+  T* after(const T& element) const noexcept {
+    list_node* const next = static_cast<const list_node&>(element).next_;
+    return next == &end_ ? nullptr : static_cast<T*>(next);
+  }
+
   void push_back(T& element) noexcept {
     list_node& node = element;
     COIR_ASSERT(!node.linked(), "a node was put in a second list");
