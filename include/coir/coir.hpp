@@ -7,9 +7,13 @@
 
 #include <coir/trace/trace.hpp>
 
+#include <coir/loop/child.hpp>
 #include <coir/loop/chunk.hpp>
 #include <coir/loop/loop.hpp>
+#include <coir/loop/path_watch.hpp>
 #include <coir/loop/request.hpp>
+#include <coir/loop/signal.hpp>
+#include <coir/loop/waker.hpp>
 
 #include <coir/fiber/await.hpp>
 #include <coir/fiber/fiber.hpp>

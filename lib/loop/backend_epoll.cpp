@@ -35,6 +35,7 @@ constexpr int results_per_turn = 64;
 constexpr int chain_end = -1;
 
 constexpr std::uint64_t wake_data = ~std::uint64_t{0};
+constexpr std::uint64_t attended_data = wake_data - 1;
 
 std::uint64_t data_of(int fd, const descriptor_state& state) noexcept {
   return static_cast<std::uint64_t>(state.generation) << 32 | static_cast<std::uint32_t>(fd);
@@ -63,6 +64,7 @@ class epoll_backend final : public backend {
   bool do_start(request& what, descriptor_state& state) override;
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
   void forget(int fd, descriptor_state& state) noexcept override;
+  void do_attend(int set) override;
 
   [[gnu::noinline]] bool start_blocking(request& what, descriptor_state& state);
   [[gnu::noinline]] bool begin_watching(request& what, descriptor_state& state);
@@ -135,6 +137,9 @@ int epoll_backend::rebuild() noexcept {
     return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
   };
   if (const int error = add(wake_fd_, EPOLLIN | EPOLLET, wake_data); error != 0) return error;
+  if (attended_ >= 0) {
+    if (const int error = add(attended_, EPOLLIN, attended_data); error != 0) return error;
+  }
   descriptors_.for_each([&](int fd, descriptor_state& state) {
     if (!state.watched) return;
     // A number that was closed behind our back may be the new set's own by now.
@@ -154,6 +159,17 @@ int epoll_backend::rebuild() noexcept {
     });
   });
   return 0;
+}
+
+// Level-triggered: what it has is told again in the next wait, until the watchers have taken it. The entry of
+// a set before went when that was closed.
+void epoll_backend::do_attend(int set) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = attended_data;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, set, &event) < 0) {
+    throw_error(errno, "the watchers' epoll set in that of the requests");
+  }
 }
 
 std::string epoll_backend::describe() const {
@@ -369,6 +385,10 @@ std::size_t epoll_backend::wait(instant deadline) {
     const std::uint64_t data = events[i].data.u64;
     const std::uint32_t happened = events[i].events;
     if (data == wake_data) continue;
+    if (data == attended_data) {
+      attention_ = true;
+      continue;
+    }
     const int fd = static_cast<int>(data & 0xffff'ffff);
     descriptor_state& state = *descriptors_.find(fd);
     if (state.generation != data >> 32) {

@@ -70,10 +70,11 @@ constexpr std::array<setup_step, 5> setup_steps{{
 
 constexpr unsigned entries_min = 8;
 
-// user_data: the generation of the slot in the high half, its number in the low half. Three numbers are
+// user_data: the generation of the slot in the high half, its number in the low half. Four numbers are
 // not slots.
 constexpr std::uint32_t slot_of_cancels = 0xffff'fffe;
 constexpr std::uint32_t slot_of_wake = 0xffff'fffd;
+constexpr std::uint32_t slot_of_attended = 0xffff'fffc;
 constexpr std::uint32_t no_slot = 0xffff'ffff;
 
 constexpr std::uint64_t user_data(std::uint32_t slot, std::uint32_t generation) noexcept {
@@ -120,6 +121,7 @@ class uring_backend final : public backend {
   bool do_start(request& what, descriptor_state& state) override;
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
   void forget(int, descriptor_state&) noexcept override {}
+  void do_attend(int) override { attended_lost_ = true; }
 
   bool feed_chunks();
   std::uint32_t take_slot();
@@ -132,6 +134,7 @@ class uring_backend final : public backend {
   void owe(std::uint32_t number) noexcept;
   void pay() noexcept;
   void watch_wake_fd() noexcept;
+  void watch_attended() noexcept;
 
   unsigned unsent() const noexcept { return ring_.sq.sqe_tail - acquire(ring_.sq.khead); }
   bool work_flagged() const noexcept {
@@ -152,6 +155,7 @@ class uring_backend final : public backend {
   bool bound_ = false;
   bool abandoned_ = false;
   bool wake_lost_ = true;  // the poll of wake_fd_ is to be queued (again)
+  bool attended_lost_ = false;  // ... and that of the watchers' set
   unsigned enter_flags_ = 0;
   std::uint32_t turn_ = 0;  // how often wait() was called
   int enter_fd_;
@@ -372,6 +376,16 @@ void uring_backend::watch_wake_fd() noexcept {
   wake_lost_ = false;
 }
 
+// One shot, which also tells of what is there already: a multishot poll would tell only of what is added, and
+// the watchers may leave something behind.
+void uring_backend::watch_attended() noexcept {
+  io_uring_sqe* const entry = next_entry_or_submit();
+  if (entry == nullptr) return;
+  io_uring_prep_poll_add(entry, attended_, POLLIN);
+  entry->user_data = user_data(slot_of_attended, 0);
+  attended_lost_ = false;
+}
+
 bool uring_backend::do_start(request& what, descriptor_state& state) {
   if (what.kind == request_kind::recv_multi && chunk_ring_ == nullptr && !feed_chunks()) {
     what.result = -ENOBUFS;
@@ -500,6 +514,8 @@ void uring_backend::submit() {
 std::size_t uring_backend::wait(instant deadline) {
   if (!bound_) bind();
   if (wake_lost_ && (!pollable_ || deadline != instant::min())) watch_wake_fd();
+  if (attended_lost_) [[unlikely]]
+    watch_attended();
   pay();
   if (pollable_) {
     // Before the queue is looked at, so that what comes afterwards signals anew.
@@ -507,7 +523,8 @@ std::size_t uring_backend::wait(instant deadline) {
     static_cast<void>(::read(pollable_.get(), &signals, sizeof signals));
   }
   ++turn_;
-  const bool may_sleep = deadline != instant::min() && owed_first_ == no_slot && !wake_lost_;
+  const bool may_sleep = deadline != instant::min() && owed_first_ == no_slot && !wake_lost_ &&
+                         !attended_lost_;
   COIR_TRACE(trace_, trace::point::poll_enter, 0, may_sleep);
   int entered = 0;
   if (may_sleep) {
@@ -551,6 +568,10 @@ std::size_t uring_backend::reap() noexcept {
       deaf_ = true;
       // Queued anew by the next wait(), before which the loop looks into its inbox.
       if ((entry.flags & IORING_CQE_F_MORE) == 0) wake_lost_ = true;
+      continue;
+    }
+    if (number == slot_of_attended) {
+      deaf_ = attention_ = attended_lost_ = true;
       continue;
     }
     if (number >= slots_.size() || slots_[number].generation != entry.user_data >> 32 ||

@@ -4,7 +4,11 @@
 
 #include "backend_epoll.hpp"
 #include "backend_uring.hpp"
+#include "child_table.hpp"
+#include "path_hub.hpp"
 #include "registry.hpp"
+#include "signal_hub.hpp"
+#include "watch_set.hpp"
 
 #include <fmt/format.h>
 #include <sys/epoll.h>
@@ -107,12 +111,8 @@ class loop::running {
   explicit running(loop& of) : loop_(of), outer_(current_loop) {
     loop_.check_alive();
     if (loop_.in_turn_) throw_misuse("a loop was run from inside itself");
-    const std::thread::id self = std::this_thread::get_id();
-    if (loop_.owner_ == std::thread::id()) {
-      loop_.owner_ = self;
-      hold_sigpipe();
-    }
-    if (loop_.owner_ != self) throw_misuse("a loop was run by another thread than at first");
+    loop_.bind();
+    if (!loop_.is_own_thread()) throw_misuse("a loop was run by another thread than it belongs to");
     loop_.in_turn_ = true;
     current_loop = &loop_;
     loop_.inbox_.awake();
@@ -127,6 +127,13 @@ class loop::running {
   loop& loop_;
   loop* outer_;
 };
+
+// From now on it is this thread's, if it is nobody's.
+void loop::bind() noexcept {
+  if (owner_ != std::thread::id()) return;
+  owner_ = std::this_thread::get_id();
+  hold_sigpipe();
+}
 
 loop::loop(const loop_options& options) : time_source_(options.time_) {
   const backend_settings settings{
@@ -153,9 +160,16 @@ loop::loop(const loop_options& options) : time_source_(options.time_) {
 }
 
 loop::~loop() {
+  if (in_turn_ && usable()) {
+    priv::tell("coir: a loop was destroyed from inside its own run\n");
+    std::abort();
+  }
+  // What one of them held may have held, or makes, another.
+  while (!registrations_.empty()) registrations_.front().cancel();
   loop_registry::remove(*this);
   while (posts_ != nullptr) delete std::exchange(posts_, posts_->next_);
-  if (owner_ == std::this_thread::get_id()) let_sigpipe_go();
+  // In a child process the hold, if there is one, is that of loops of its own.
+  if (usable() && owner_ == std::this_thread::get_id()) let_sigpipe_go();
 }
 
 loop* loop::current() noexcept { return current_loop; }
@@ -185,8 +199,22 @@ std::size_t loop::run_once(duration at_most) {
   const running now(*this);
   const instant until = at_most < duration::zero()    ? never
                         : at_most == duration::zero() ? instant::min()
-                                                      : after(time(), at_most);
+                                                      : coir::after(time(), at_most);
+  // What threw has left something, or another thread must be able to wake the foreign loop again.
+  struct show_at_exception {
+    loop* of;
+    ~show_at_exception() {
+      if (of == nullptr || !of->outer_ || !of->usable()) return;
+      try {
+        of->backend_->submit();
+        of->show_readiness();
+      } catch (const std::system_error&) {  // the next turn meets it again
+      }
+    }
+  };
+  show_at_exception thrown{this};
   const std::size_t done = turn(until);
+  thrown.of = nullptr;
   inbox_.clear_stop();
   check_alive();  // the turn may have forked, and this be the child
   backend_->submit();
@@ -196,7 +224,7 @@ std::size_t loop::run_once(duration at_most) {
 
 void loop::run_for(duration limit) {
   const running now(*this);
-  const instant until = after(time(), limit);
+  const instant until = coir::after(time(), limit);
   do {
     turn(until);
   } while (!inbox_.stop_requested() && time() < until);
@@ -207,42 +235,65 @@ void loop::run_for(duration limit) {
 
 std::size_t loop::turn(instant until) {
   ++stats_.turns;
+  // Asked for before: this turn is the one that is let through.
+  const bool stopped_before = inbox_.stop_requested();
+  const auto stopped = [&] { return !stopped_before && inbox_.stop_requested(); };
   std::size_t done = wait(until);
   // Without timers nobody asks for the exact time, and the coarse clock costs a quarter.
   // It may be behind the last exact one.
   turn_time_ = timers_.empty() && time_source_ == nullptr
                    ? std::max(turn_time_, coarse_now() - time_shift_)
                    : time();
-  timers_.collect(turn_time_, timers_per_turn);
-  while (timers_.fire_next()) {
-    ++stats_.timers;
-    ++done;
+  if (watchers_wait()) done += watches_->dispatch(inbox_);
+  if (!timers_.empty()) {
+    timers_.collect(turn_time_, timers_per_turn);
+    while (!stopped() && timers_.fire_next()) {
+      ++stats_.timers;
+      ++done;
+    }
   }
   done += run_posts();
   if (fibers_ != nullptr && fibers_->has_ready()) done += fibers_->run_ready();
   return done;
 }
 
+// Requests and watchers; what comes of requests is queued, and counted here; watchers are called afterwards.
+std::size_t loop::look(instant deadline) {
+  if (watches_ == nullptr) [[likely]]
+    return backend_->wait(deadline);
+  if (watchers_wait()) deadline = instant::min();
+  // With nothing else to wait for, in the watchers' own set: one system call. A foreign loop polls the backend
+  // too, which must not go on saying that there is something.
+  if (!outer_ && backend_->in_flight() == 0 && !backend_->has_more()) {
+    watches_->wait(deadline);
+    return 0;
+  }
+  backend_->attend(watches_->fd(), watches_->stats().rebuilds);
+  const std::size_t found = backend_->wait(deadline);
+  if (backend_->take_attention() || watchers_wait()) watches_->wait(instant::min());
+  return found;
+}
+
 std::size_t loop::wait(instant until) {
   check_alive();
   if ((fibers_ != nullptr && fibers_->has_ready()) || posts_ != nullptr || !inbox_.empty() ||
-      inbox_.stop_requested()) {
-    return backend_->wait(instant::min());
+      inbox_.stop_requested() || watchers_wait()) {
+    return look(instant::min());
   }
   instant deadline = std::min(until, timers_.next());
   if (time_source_ != nullptr) {
     // The deadline is not in the kernel's time: look, then let the clock decide whether to jump. Not
     // while another thread is expected to do something: then not everything waits.
-    const std::size_t found = backend_->wait(instant::min());
-    if (found != 0 || deadline == instant::min()) return found;
+    const std::size_t found = look(instant::min());
+    if (found != 0 || watchers_wait() || deadline == instant::min()) return found;
     if (holds_ == 0 && time_source_->idle_until(shifted(deadline))) return 0;
     if (until != never) return 0;
     deadline = never;
   }
   deadline = shifted(deadline);
   // Nothing before the start of the clock is waited for: the kernel takes no negative time.
-  if (deadline <= instant() || !inbox_.fall_asleep()) return backend_->wait(instant::min());
-  const std::size_t found = backend_->wait(deadline);
+  if (deadline <= instant() || !inbox_.fall_asleep()) return look(instant::min());
+  const std::size_t found = look(deadline);
   inbox_.awake();
   return found;
 }
@@ -264,7 +315,135 @@ std::size_t loop::run_posts() {
 loop_stats loop::stats() const noexcept {
   loop_stats all = stats_;
   all.backend = backend_->stats();
+  if (watches_ != nullptr) all.watchers = watches_->stats();
   return all;
+}
+
+// --- registrations ---
+
+void loop::check_own_thread() const {
+  check_alive();
+  if (!is_own_thread()) throw_misuse("a loop was used by another thread than runs it; post() is for others");
+}
+
+watch_set& loop::watches() {
+  check_own_thread();
+  if (watches_ == nullptr) watches_ = std::make_unique<watch_set>(inbox_.fd());
+  return *watches_;
+}
+
+void loop::keep(registration& made) {
+  check_own_thread();
+  registrations_.push_back(made);
+  ++kept_[static_cast<std::size_t>(made.kind_)];
+}
+
+void loop::let_go(registration& which) noexcept {
+  which.unlink();
+  --kept_[static_cast<std::size_t>(which.kind_)];
+}
+
+bool loop::watchers_wait() const noexcept { return watches_ != nullptr && watches_->has_undelivered(); }
+bool loop::watchers_can_wake() const noexcept { return watches_ != nullptr && watches_->can_wake(); }
+
+owned<watcher> loop::watch(int fd, watch_options options) {
+  owned<watcher> made(watches().add(*this, fd, std::move(options)));
+  show_change();
+  return made;
+}
+
+void loop::unwatch(int fd) noexcept {
+  if (watches_ == nullptr) return;
+  if (watcher* const known = watches_->find(fd); known != nullptr) known->cancel();
+}
+
+signal_hub& loop::signals() {
+  check_own_thread();
+  if (signals_ == nullptr) signals_ = std::make_unique<signal_hub>(*this);
+  return *signals_;
+}
+
+owned<signal_watch> loop::signal(const signal_set& numbers, callback<const signal_event&> then) {
+  if (!then) throw_misuse("a signal without a function to call");
+  owned<signal_watch> made(*new signal_watch(*this, numbers, std::move(then)));
+  if (outer_ && !in_turn_) show_readiness();
+  return made;
+}
+
+child_table& loop::children() {
+  if (children_ == nullptr) children_ = std::make_unique<child_table>();
+  return *children_;
+}
+
+owned<child_watch> loop::child_exit(pid_t pid, callback<const child_status&> then, reap how) {
+  if (!then) throw_misuse("the end of a process without a function to call");
+  owned<child_watch> made(*new child_watch(*this, pid, std::move(then), how));
+  if (outer_ && !in_turn_) show_readiness();
+  return made;
+}
+
+owned<timer> loop::set_timer(instant first, duration interval, callback<timer&>&& then) {
+  if (!then) throw_misuse("a timer without a function to call");
+  owned<timer> made(*new timer(*this, first, interval, std::move(then)));
+  show_change();
+  return made;
+}
+
+owned<timer> loop::fire_after(duration wait, callback<timer&>&& then) {
+  if (wait < duration::zero()) {
+    throw std::invalid_argument(fmt::format("a timer is to fire in {} ns", wait.count()));
+  }
+  return set_timer(coir::after(time(), wait), duration::zero(), std::move(then));
+}
+
+owned<timer> loop::fire_every(duration interval, const instant* first, callback<timer&>&& then) {
+  if (interval <= duration::zero()) {
+    throw std::invalid_argument(fmt::format("a timer is to fire every {} ns", interval.count()));
+  }
+  return set_timer(first != nullptr ? *first : coir::after(time(), interval), interval, std::move(then));
+}
+
+coir::waker loop::waker(callback<std::uint64_t> then) {
+  coir::waker made(*this, std::move(then));
+  if (outer_ && !in_turn_) show_readiness();
+  return made;
+}
+
+owned<path_watch> loop::watch_path(std::string path, fs_mask what, callback<const fs_event&> then) {
+  if (!then) throw_misuse("a path is to be watched without a function to call");
+  owned<path_watch> made(*new path_watch(*this, std::move(path), what, std::move(then)));
+  if (outer_ && !in_turn_) show_readiness();
+  return made;
+}
+
+loop_census loop::census() const noexcept {
+  const auto of = [&](registration_kind kind) { return kept_[static_cast<std::size_t>(kind)]; };
+  loop_census all;
+  all.watchers = of(registration_kind::watcher);
+  all.timers = of(registration_kind::timer);
+  all.signals = of(registration_kind::signal);
+  all.children = of(registration_kind::child);
+  all.wakers = of(registration_kind::waker);
+  all.paths = of(registration_kind::path);
+  all.requests = backend_->in_flight();
+  all.holds = holds_;
+  return all;
+}
+
+std::vector<std::string> loop::why_alive() const {
+  std::vector<std::string> reasons;
+  registrations_.for_each([&](const registration& each) {
+    if (each.kind_ != registration_kind::part && each.is_expected()) reasons.push_back(each.describe());
+  });
+  const auto count = [&](std::size_t number, const char* of_what) {
+    if (number != 0) reasons.push_back(fmt::format("{} {}", number, of_what));
+  };
+  count(backend_->awaited() + expected_, "requests in flight");
+  count(timers_.size() - std::min(timers_.size(), kept_[static_cast<std::size_t>(registration_kind::timer)]),
+        "sleepers and deadlines");
+  count(holds_, "holds");
+  if (!inbox_.empty() || posts_ != nullptr) reasons.push_back("posts not yet run");
+  return reasons;
 }
 
 int loop::pollable_fd() {
@@ -291,7 +470,7 @@ int loop::pollable_fd() {
         // One that does not show everything is none; the next call begins anew.
         outer_.reset();
         outer_timer_.reset();
-        outer_shows_ = -1;
+        shown_backend_ = shown_watches_ = shown();
         throw;
       }
     }
@@ -302,25 +481,29 @@ int loop::pollable_fd() {
 // Before run_once() returns to a foreign loop: what could make the next call useful makes the
 // descriptor readable.
 void loop::show_readiness() {
-  const int shown = backend_->pollable_fd();
-  // A descriptor that was made anew may have the number of an earlier one.
-  const std::uint64_t made_anew = backend_->stats().rebuilds;
-  if (shown != outer_shows_ || made_anew != outer_rebuilds_) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    // The old one, if there was one, is closed and thereby gone from the set.
-    if (::epoll_ctl(outer_.get(), EPOLL_CTL_ADD, shown, &event) < 0) {
-      throw_error(errno, "a loop's pollable descriptor");
-    }
-    outer_shows_ = shown;
-    outer_rebuilds_ = made_anew;
-  }
+  show(shown_backend_, backend_->pollable_fd(), backend_->stats().rebuilds);
+  if (watches_ != nullptr) show(shown_watches_, watches_->fd(), watches_->stats().rebuilds);
+  // Asleep already, outside of a turn, is not the same as having something.
+  inbox_.awake();
   inbox_.silence();
   const bool busy = (fibers_ != nullptr && fibers_->has_ready()) || posts_ != nullptr ||
-                    backend_->has_more() || !inbox_.fall_asleep();
+                    backend_->has_more() || watchers_wait() ||
+                    !inbox_.fall_asleep();
   instant deadline = busy ? instant::min() : timers_.next();
   if (time_source_ != nullptr && deadline != never && deadline <= time()) deadline = instant::min();
   aim(deadline);
+}
+
+// A descriptor that was made anew may have the number of an earlier one. The old one, if there was one, is
+// closed and thereby gone from the set.
+void loop::show(shown& last, int fd, std::uint64_t rebuilds) {
+  if (fd == last.fd && rebuilds == last.rebuilds) return;
+  epoll_event event{};
+  event.events = EPOLLIN;
+  if (::epoll_ctl(outer_.get(), EPOLL_CTL_ADD, fd, &event) < 0) {
+    throw_error(errno, "a loop's pollable descriptor");
+  }
+  last = {fd, rebuilds};
 }
 
 void loop::aim(instant deadline) {

@@ -1,5 +1,9 @@
 #include "registry.hpp"
 
+#include "signal_hub.hpp"
+#include "path_hub.hpp"
+#include "watch_set.hpp"
+
 #include <pthread.h>
 
 #include <algorithm>
@@ -87,9 +91,13 @@ void loop_registry::in_child() noexcept {
   for (loop* const inherited : all().loops) {
     inherited->forked_ = true;
     inherited->backend_->abandon();
+    if (inherited->watches_ != nullptr) inherited->watches_->abandon();
+    // What the child executes would inherit a blocked signal.
+    if (inherited->signals_ != nullptr) inherited->signals_->abandon();
+    if (inherited->paths_ != nullptr) inherited->paths_->abandon();
   }
   all().loops.clear();
-  // What the child executes would inherit a blocked signal.
+  signal_owners::forget();
   loop::forget_sigpipe();
   all().lock.unlock();
 }

@@ -1,4 +1,5 @@
 // A loop inside somebody else's poll(2) or epoll: a descriptor, and run_once() when it is readable.
+#include "loop/foreign_host.hpp"
 #include "loop/timers.hpp"
 #include "support/loop_tools.hpp"
 
@@ -10,44 +11,11 @@
 #include <thread>
 
 using namespace std::chrono_literals;
+using tests::host;
+using tests::readable;
 using tests::ringer;
 
 namespace {
-
-bool readable(int fd) {
-  pollfd one{fd, POLLIN, 0};
-  return ::poll(&one, 1, 0) == 1;
-}
-
-// A foreign loop as plain as can be. How often it was woken is what spinning would show.
-class host {
- public:
-  explicit host(coir::loop& loop) : loop_(loop), fd_(loop.pollable_fd()) {}
-
-  template <class Condition>
-  void run_until(Condition&& reached) {
-    while (!reached()) {
-      pollfd one{fd_, POLLIN, 0};
-      const int ready = ::poll(&one, 1, -1);
-      if (ready == 1) ++woken;
-      REQUIRE((ready == 1 || errno == EINTR));
-      loop_.run_once();
-    }
-  }
-  // No more turns than it takes to get quiet, and then nothing to do.
-  void expect_quiet() {
-    int turns = 0;
-    for (; readable(fd_) && turns < 5; ++turns) loop_.run_once();
-    CHECK(turns < 5);
-    CHECK_FALSE(readable(fd_));
-  }
-
-  int woken = 0;
-
- private:
-  coir::loop& loop_;
-  int fd_;
-};
 
 class ready_things final : public coir::ready_hook {
  public:

@@ -92,6 +92,17 @@ class backend {
   // wait() would find something that pollable_fd() does not show.
   virtual bool has_more() const noexcept = 0;
 
+  // The watchers' epoll set is to end a wait too. It counts as another one after a rebuild.
+  void attend(int set, std::uint64_t rebuilds) {
+    if (set == attended_ && rebuilds == attended_rebuilds_) [[likely]]
+      return;
+    do_attend(set);
+    attended_ = set;
+    attended_rebuilds_ = rebuilds;
+  }
+  // Has it had something to tell, in the last wait?
+  bool take_attention() noexcept { return std::exchange(attention_, false); }
+
   std::size_t in_flight() const noexcept { return in_flight_; }
   // Of those, how many can wake somebody.
   std::size_t awaited() const noexcept { return in_flight_ - background_; }
@@ -125,6 +136,8 @@ class backend {
   // A close comes here only for a lingering descriptor, when nothing else is in flight on it.
   virtual bool do_start(request& what, descriptor_state& state) = 0;
   virtual abort_answer do_withdraw(request& what, descriptor_state& state) noexcept = 0;
+  // From here on wait() sets attention_ when this set is readable.
+  virtual void do_attend(int set) = 0;
   // The descriptor is about to be closed and nothing is in flight on it.
   virtual void forget(int fd, descriptor_state& state) noexcept = 0;
 
@@ -152,6 +165,8 @@ class backend {
   trace::control& trace_;
   chunk_pool* chunks_ = nullptr;
   blocking_hook blocking_;
+  int attended_ = -1;
+  bool attention_ = false;
 
  private:
   bool begin(request& what);
@@ -181,6 +196,7 @@ class backend {
   std::size_t background_ = 0;  // of those
   unsigned chunk_count_;
   std::size_t chunk_bytes_;
+  std::uint64_t attended_rebuilds_ = 0;
   bool draining_ = false;
 };
 

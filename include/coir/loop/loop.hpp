@@ -1,13 +1,16 @@
 // coir/loop/loop.hpp: one thread's event loop. Useful alone; fibers are one user of it.
 //
 //   coir::loop loop;
+//   auto in = loop.watch(fd, coir::watch_options{.read = [&](coir::watcher& w) { read_from(w.fd()); }});
+//   auto tick = loop.every(1s, [] { ... });
 //   loop.post([&] { loop.stop(); });        // from any thread
 //   loop.run();                                                          [tests/loop/loop_test.cpp]
 //
 // One turn, in this order, on every backend:
 //   1. everything asked for so far is given to the kernel, and the loop waits: not at all when step 5
 //      left something ready, else until the next timer;
-//   2. completions and events, in the kernel's order; they only queue, or call a watcher;
+//   2. completions, in the kernel's order, which only queue; then watchers are called, in the order of
+//      their events;
 //   3. timers that are due, by deadline, at most 1024;
 //   4. what other threads posted, in order of arrival;
 //   5. ready fibers, a bounded number (the hook `run_ready`, installed by coir/fiber).
@@ -18,27 +21,40 @@
 //          SIGPIPE is blocked in that thread as long as the loop lives: writing to a closed peer or pipe is
 //          an error result.
 // Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
+//          Destroying it from inside its own run is a mistake that ends the program.
 // Errors   std::system_error from the constructor when the kernel refuses what every backend needs, from
 //          run when it breaks; std::logic_error for use by the wrong thread, inside itself, or in a child
 //          process. What a callback throws leaves run(); what was not delivered then is delivered next.
 // Cost     a turn without work: no system call on io_uring, one on epoll. One clock reading a turn.
-// See      loop/request.hpp, loop/timer_heap.hpp; lib/loop/NOTE.md
+// See      loop/watcher.hpp, timer.hpp, signal.hpp, child.hpp, waker.hpp, path_watch.hpp; loop/request.hpp;
+//          lib/loop/NOTE.md
 #pragma once
 
 #include <coir/base/fd.hpp>
 #include <coir/base/time.hpp>
 #include <coir/loop/backend.hpp>
+#include <coir/loop/child.hpp>
+#include <coir/loop/path_watch.hpp>
 #include <coir/loop/post.hpp>
+#include <coir/loop/registration.hpp>
 #include <coir/loop/request.hpp>
+#include <coir/loop/signal.hpp>
+#include <coir/loop/timer.hpp>
 #include <coir/loop/timer_heap.hpp>
+#include <coir/loop/waker.hpp>
+#include <coir/loop/watcher.hpp>
 #include <coir/trace/trace.hpp>
 
+#include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace coir {
 
@@ -89,7 +105,25 @@ struct loop_stats {
   std::uint64_t timers = 0;  // fired
   std::uint64_t posts = 0;   // run
   backend_stats backend;
+  watch_stats watchers;
 };
+
+// What a loop has, by kind.
+struct loop_census {
+  std::size_t watchers = 0;
+  std::size_t timers = 0;
+  std::size_t signals = 0;
+  std::size_t children = 0;
+  std::size_t wakers = 0;
+  std::size_t paths = 0;
+  std::size_t requests = 0;  // in flight
+  std::size_t holds = 0;
+};
+
+class child_table;
+class signal_hub;
+class path_hub;
+class watch_set;
 
 class loop {
  public:
@@ -106,7 +140,9 @@ class loop {
   // One turn that waits at most so long (a negative limit: for ever). Returns how much was done.
   std::size_t run_once(duration at_most = duration::zero());
   void run_for(duration limit);
-  // Any thread, and before run(), which then returns after one turn. Counts once.
+  // Any thread, and before run(), which then returns after one turn. Counts once. From a watcher's or a
+  // timer's callback: none that is due behind it is called any more in this run. Nothing is lost: what was
+  // not delivered comes in the next one.
   void stop() noexcept {
     if (!forked_) [[likely]]
       inbox_.stop();
@@ -119,8 +155,44 @@ class loop {
     push(new posted<std::decay_t<Work>>(std::forward<Work>(work)));
   }
 
+  // See watcher.hpp.
+  owned<watcher> watch(int fd, watch_options options);
+  // Ends the registration of a descriptor, if there is one.
+  void unwatch(int fd) noexcept;
+
+  // See timer.hpp.
+  template <class Rep, class Period>
+  owned<timer> after(std::chrono::duration<Rep, Period> wait, callback<timer&> then) {
+    return fire_after(saturated(wait), std::move(then));
+  }
+  owned<timer> at(instant deadline, callback<timer&> then) {
+    return set_timer(deadline, duration::zero(), std::move(then));
+  }
+  // The first time one interval from now, or at `first`.
+  template <class Rep, class Period>
+  owned<timer> every(std::chrono::duration<Rep, Period> interval, callback<timer&> then) {
+    return fire_every(saturated(interval), nullptr, std::move(then));
+  }
+  template <class Rep, class Period>
+  owned<timer> every(std::chrono::duration<Rep, Period> interval, instant first, callback<timer&> then) {
+    return fire_every(saturated(interval), &first, std::move(then));
+  }
+
+  // See signal.hpp.
+  owned<signal_watch> signal(const signal_set& numbers, callback<const signal_event&> then);
+
+  // See child.hpp.
+  owned<child_watch> child_exit(pid_t pid, callback<const child_status&> then, reap how = reap::yes);
+
+  // See waker.hpp.
+  coir::waker waker(callback<std::uint64_t> then);
+
+  // See path_watch.hpp.
+  owned<path_watch> watch_path(std::string path, fs_mask what, callback<const fs_event&> then);
+
   // A descriptor for a foreign poll, epoll or event loop: readable when run_once() has something to do.
-  // Once asked for, every run_once() leaves it so. Stays the same for the life of the loop.
+  // Once asked for, every run_once() leaves it so, and so does what is registered, changed or ended outside of
+  // a turn; at times it says so once for nothing. Stays the same for the life of the loop.
   int pollable_fd();
   // Outside of a turn, something has become ready to run: shows it to the foreign loop.
   void work_appeared() noexcept {
@@ -178,8 +250,14 @@ class loop {
   // Is there a request, timer or hold that could make something happen?
   bool can_wake() const noexcept {
     return backend_->awaited() != 0 || !timers_.empty() || expected_ != 0 || holds_ != 0 ||
-           !inbox_.empty() || posts_ != nullptr;
+           !inbox_.empty() || posts_ != nullptr || watchers_can_wake();
   }
+  // What can_wake() is about, a line for each: for whoever wonders why run() does not return.
+  std::vector<std::string> why_alive() const;
+  loop_census census() const noexcept;
+
+  // For those that stand on watchers.
+  watch_set& watches();
 
   void install(ready_hook* fibers) noexcept { fibers_ = fibers; }
   ready_hook* installed() const noexcept { return fibers_; }
@@ -216,24 +294,60 @@ class loop {
     Work work_;
   };
 
+  // What the foreign loop's set has: a descriptor, and how often it had been made anew by then.
+  struct shown {
+    int fd = -1;
+    std::uint64_t rebuilds = 0;
+  };
   class running;
   friend class loop_registry;
+  friend class path_hub;
+  friend class registration;
+  friend class signal_hub;
+  friend class signal_subscriber;
+  friend class child_watch;
+  friend class timer;
   static void forget_sigpipe() noexcept;  // in a forked child
 
+  owned<timer> fire_after(duration wait, callback<timer&>&& then);
+  owned<timer> fire_every(duration interval, const instant* first, callback<timer&>&& then);
+  owned<timer> set_timer(instant first, duration interval, callback<timer&>&& then);
+  void keep(registration& made);
+  void let_go(registration& which) noexcept;
+  bool watchers_can_wake() const noexcept;
+  signal_hub& signals();
+  child_table& children();
+  bool watchers_wait() const noexcept;
+  void check_own_thread() const;
+  void bind() noexcept;
+
   void push(post_node* node) noexcept { inbox_.push(*node); }
+  std::size_t look(instant deadline);
   std::size_t turn(instant until);
   std::size_t wait(instant until);
   std::size_t run_posts();
   void show_readiness();
+  // After a change outside of a turn.
+  void show_change() {
+    if (outer_ && !in_turn_ && !forked_) [[unlikely]]
+      show_readiness();
+  }
+  void show(shown& last, int fd, std::uint64_t rebuilds);
   void aim(instant deadline);
   // An instant of time() on the clock behind it.
-  instant shifted(instant at) const noexcept { return at == never ? never : after(at, time_shift_); }
+  instant shifted(instant at) const noexcept { return at == never ? never : coir::after(at, time_shift_); }
   [[noreturn]] static void refuse_child();
 
   trace::control trace_;
   inbox inbox_;
   timer_heap timers_;
   std::unique_ptr<backend> backend_;  // ends before the timers: what it withdraws may still arm one
+  std::unique_ptr<watch_set> watches_;  // made with the first watcher
+  std::unique_ptr<signal_hub> signals_;  // made with the first of theirs, as are the children
+  std::unique_ptr<child_table> children_;
+  std::unique_ptr<path_hub> paths_;     // with the first path
+  list<registration> registrations_;
+  std::array<std::size_t, registration_kinds> kept_{};  // by kind
   ready_hook* fibers_ = nullptr;
   post_node* posts_ = nullptr;  // taken from the inbox, not yet run
   time_source* time_source_;
@@ -246,8 +360,8 @@ class loop {
   // For a foreign loop: an epoll set with the backend's descriptor, the inbox and a timerfd in it.
   unique_fd outer_;
   unique_fd outer_timer_;
-  int outer_shows_ = -1;           // the backend's descriptor that is in it
-  std::uint64_t outer_rebuilds_ = 0;
+  shown shown_backend_;
+  shown shown_watches_;
   instant outer_deadline_ = never;  // what the timerfd is set to
 
   std::thread::id owner_;

@@ -1,0 +1,65 @@
+// The signals of one loop: the numbers it owns, the descriptor they are read from, and who hears of them.
+// Private to lib/loop.
+#pragma once
+
+#include <coir/base/fd.hpp>
+#include <coir/base/list.hpp>
+#include <coir/loop/signal.hpp>
+#include <coir/loop/watcher.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace coir {
+
+class watch_set;
+
+// Which loop of the process has which number.
+class signal_owners {
+ public:
+  // std::system_error EBUSY, and then none of them was taken.
+  static void take(std::uint64_t numbers, std::uint16_t loop);
+  static void give_back(std::uint64_t numbers) noexcept;
+  // In a forked child: they belong to loops of the parent.
+  static void forget() noexcept;
+};
+
+class signal_hub {
+ public:
+  explicit signal_hub(loop& of) noexcept : of_(of) {}
+  signal_hub(const signal_hub&) = delete;
+
+  void attach(signal_subscriber& which);
+  void detach(signal_subscriber& which) noexcept;
+  // In a forked child.
+  void abandon() noexcept;
+
+ private:
+  static constexpr std::size_t numbers_end = 64;
+
+  void take(watch_set& watches, std::uint64_t numbers);
+  void let_go(std::uint64_t numbers) noexcept;
+  void on_readable();
+  void read_some();
+  template <class Stopped>
+  bool deliver(const Stopped& stopped);
+
+  loop& of_;
+  unique_fd fd_;
+  owned<watcher> watcher_;
+  std::uint64_t owned_ = 0;    // the numbers that fd_ reads
+  std::uint64_t blocked_ = 0;  // those among them that were open in this thread before
+  std::array<std::uint32_t, numbers_end> uses_{};  // by how many subscribers
+
+  // Every subscriber is in one of them: those who have heard of what was read, or need not; those who are
+  // still to be asked about the number that is being delivered; and those who came after it was read.
+  list<signal_subscriber> subscribers_;
+  list<signal_subscriber> due_;
+  list<signal_subscriber> fresh_;
+  std::array<signal_event, numbers_end> events_;
+  std::uint64_t came_ = 0;   // numbers that were read, and not yet told to everybody
+  bool delivering_ = false;  // the lowest of them has been begun
+};
+
+}  // namespace coir

@@ -1,0 +1,321 @@
+#include "watch_set.hpp"
+
+#include <coir/base/error.hpp>
+#include <coir/loop/loop.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+namespace coir {
+
+namespace {
+
+constexpr std::uint64_t wake_data = ~std::uint64_t{0};
+// The life of a watcher whose descriptor turned out to be closed.
+constexpr std::uint32_t lost = 0;
+
+std::string why_refused(int error, int fd) {
+  switch (error) {
+    case EEXIST:
+      return fmt::format("descriptor {} is watched already by this loop; say .replace = true to end that", fd);
+    case EPERM:
+      return fmt::format("descriptor {} cannot be watched: it is always ready, as a regular file is", fd);
+    case ENOSPC:
+      return fmt::format("watching descriptor {}: the user has as many watches as "
+                         "/proc/sys/fs/epoll/max_user_watches allows", fd);
+    default: return fmt::format("watching descriptor {}", fd);
+  }
+}
+
+}  // namespace
+
+watch_set::watch_set(int wake_fd) : set_(::epoll_create1(EPOLL_CLOEXEC)), wake_fd_(wake_fd) {
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.u64 = wake_data;
+  if (!set_ || ::epoll_ctl(set_.get(), EPOLL_CTL_ADD, wake_fd, &event) < 0) {
+    throw_error(errno, "epoll set for the watchers of a loop");
+  }
+}
+
+watcher* watch_set::find(int fd) noexcept {
+  watcher** const place = table_.find(fd);
+  return place == nullptr ? nullptr : *place;
+}
+
+// An errno, or 0.
+int watch_set::control(int operation, const watcher& which) noexcept {
+  epoll_event event{};
+  event.events = which.interest();
+  event.data.u64 = data_of(which);
+  return ::epoll_ctl(set_.get(), operation, which.fd_, &event) < 0 ? errno : 0;
+}
+
+void watch_set::set_armed(watcher& which, bool armed) noexcept {
+  if (which.armed_ == armed) return;
+  which.armed_ = armed;
+  armed ? ++armed_ : --armed_;
+}
+
+watcher& watch_set::add(loop& of, int fd, watch_options&& options,
+                        registration_kind kind) {
+  if (fd < 0) throw_error(EBADF, fmt::format("watching descriptor {}", fd));
+  if (!options.read && !options.write && !options.error) {
+    throw_misuse(fmt::format("descriptor {} is to be watched without a callback: nobody would hear of it", fd));
+  }
+  watcher* const before = find(fd);
+  const bool replace = options.replace;
+  struct undo {
+    void operator()(watcher* made) const noexcept { delete made; }
+  };
+  std::unique_ptr<watcher, undo> made(new watcher(of, fd, std::move(options), kind));
+  made->life_ = ++lives_;
+
+  // Where there is one before and the kernel adds another, that one's descriptor was closed, and its entry with it.
+  int error = EEXIST;
+  if (before == nullptr || ((before->in_set_ || before->life_ == lost) && !replace)) {
+    error = control(EPOLL_CTL_ADD, *made);
+    // An entry of an earlier life of the number, for the same open file.
+    if (error == EEXIST && before == nullptr) error = control(EPOLL_CTL_MOD, *made);
+  } else if (replace) {
+    error = before->in_set_ ? control(EPOLL_CTL_MOD, *made) : ENOENT;
+    if (error == ENOENT) error = control(EPOLL_CTL_ADD, *made);
+    // One that a rebuild could not carry over.
+    if (error == EEXIST) error = control(EPOLL_CTL_MOD, *made);
+  }
+  if (error != 0) throw_error(error, why_refused(error, fd));
+  try {
+    table_[fd] = made.get();
+  } catch (...) {
+    control(EPOLL_CTL_DEL, *made);
+    throw;
+  }
+  made->in_set_ = true;
+  set_armed(*made, true);
+  watcher& placed = *made.release();
+  if (before != nullptr) {
+    before->in_set_ = false;  // what is in the kernel's set is not its own any more
+    before->cancel();
+  }
+  return placed;
+}
+
+// The kernel tells again of what is ready, armed or not: an event of before would be a second one, and one that
+// disarms what is armed.
+void watch_set::forget_taken(const watcher& which) noexcept {
+  if (!which.oneshot_ || !which.armed_) return;
+  for (std::size_t i = at_ + (steps_ != 0 ? 1 : 0); i < count_; ++i) {
+    if (batch_[i].data.u64 == data_of(which)) batch_[i].data.u64 = wake_data;
+  }
+}
+
+void watch_set::change(watcher& which) {
+  if (which.life_ == lost) throw_error(EBADF, fmt::format("watching descriptor {}, which was closed", which.fd_));
+  int error = which.in_set_ ? control(EPOLL_CTL_MOD, which) : control(EPOLL_CTL_ADD, which);
+  // An entry that a rebuild could not carry over.
+  if (error == EEXIST) error = control(EPOLL_CTL_MOD, which);
+  if (error != 0) throw_error(error, why_refused(error, which.fd_));
+  forget_taken(which);
+  which.in_set_ = true;
+  set_armed(which, true);
+}
+
+// Nobody is to be told less than asked for because the kernel refused: what comes all the same is dropped.
+void watch_set::disable(watcher& which) noexcept {
+  if (!which.in_set_ || !which.armed_ || !set_) return;
+  if (control(EPOLL_CTL_MOD, which) == 0) {
+    forget_taken(which);
+  } else {
+    stale_ = true;  // closed behind our back: a duplicate may keep its entry alive, and what that tells nobody hears
+  }
+}
+
+void watch_set::remove(watcher& which) noexcept {
+  // A descriptor that was closed has taken its entry along. If a duplicate keeps it, the entry tells of
+  // itself sooner or later, and the set is rebuilt.
+  if (which.in_set_ && set_) control(EPOLL_CTL_DEL, which);
+  which.in_set_ = false;
+  set_armed(which, false);
+  if (which.repeats_) --repeating_;
+  which.repeats_ = false;
+  if (watcher** const place = table_.find(which.fd_); place != nullptr && *place == &which) *place = nullptr;
+  removed_in_ = harvests_;
+}
+
+void watch_set::again(watcher& which) noexcept {
+  if (std::exchange(which.repeats_, true)) return;
+  ++repeating_;
+}
+
+void watch_set::wait(instant deadline) {
+  if (stale_) rebuild();  // before it is seen which of those left over will be told again
+  if (count_ != 0) keep_unrepeatable();
+  if (has_undelivered()) deadline = instant::min();
+  ++stats_.waits;
+  ++harvests_;
+  const std::span<epoll_event> room = std::span(batch_).subspan(count_);
+  const std::size_t found = room.empty() ? 0 : sleep_.wait(set_.get(), room, deadline);
+  count_ += found;
+  stats_.largest_batch = std::max<std::uint64_t>(stats_.largest_batch, found);
+}
+
+// What was not delivered because of a stop or an exception. The kernel repeats what is level-triggered, if
+// it is still so; the rest it has told once and for all.
+void watch_set::keep_unrepeatable() noexcept {
+  std::size_t kept = 0;
+  for (; at_ != count_; ++at_) {
+    const watcher* const to = receiver_of(batch_[at_]);
+    const bool once = to != nullptr && (to->edge_triggered_ || to->oneshot_);
+    if (once) {
+      batch_[kept++] = batch_[at_];
+    } else if (kept == 0) {
+      steps_ = 0;
+    }
+  }
+  at_ = 0;
+  count_ = kept;
+}
+
+watcher* watch_set::receiver_of(const epoll_event& event) noexcept {
+  watcher* const to = find(static_cast<int>(event.data.u64 & 0xffff'ffff));
+  return to != nullptr && to->life_ == event.data.u64 >> 32 ? to : nullptr;
+}
+
+// Which callbacks an event asks for.
+unsigned watch_set::plan(watcher& which, std::uint32_t happened) noexcept {
+  if (which.oneshot_) set_armed(which, false);
+  const bool failed = (happened & EPOLLERR) != 0;
+  if (failed && which.error_) return tell_error;
+  const bool hung_up = (happened & EPOLLHUP) != 0;
+  unsigned steps = 0;
+  if ((failed || hung_up || (happened & (EPOLLIN | EPOLLRDHUP)) != 0) && which.reads_) steps |= tell_read;
+  if ((failed || (happened & EPOLLOUT) != 0) && which.writes_) steps |= tell_write;
+  if (steps == 0 && (failed || hung_up)) {
+    if (which.error_) return tell_error;
+    if (which.writes_) return tell_write;
+    silence(which);
+  }
+  return steps;
+}
+
+void watch_set::silence(watcher& which) noexcept {
+  ++stats_.unheard;
+  // Out of reach: closed, and kept alive by a duplicate.
+  if (control(EPOLL_CTL_DEL, which) != 0) stale_ = true;
+  which.in_set_ = false;
+  set_armed(which, false);
+}
+
+void watch_set::call(watcher& which, unsigned what) {
+  const watcher::call during(which);
+  switch (what) {
+    case tell_error:
+      ++stats_.errors;
+      which.error_(which);
+      break;
+    case tell_read:
+      if (!which.reads_) break;
+      ++stats_.reads;
+      which.read_(which);
+      break;
+    case tell_write:
+      if (!which.writes_) break;
+      ++stats_.writes;
+      which.write_(which);
+      break;
+    default: break;
+  }
+}
+
+void watch_set::abandon() noexcept {
+  set_.reset();
+  at_ = count_ = steps_ = 0;
+  if (repeating_ != 0) {
+    table_.for_each([](int, watcher* which) {
+      if (which != nullptr) which->repeats_ = false;
+    });
+  }
+  repeating_ = 0;
+}
+
+std::size_t watch_set::dispatch(const inbox& stops) {
+  const bool stopped_before = stops.stop_requested();
+  const auto stopped = [&] { return !stopped_before && stops.stop_requested(); };
+  std::size_t told = 0;
+  if (repeating_ != 0) [[unlikely]] {
+    table_.for_each([&](int, watcher* which) {
+      if (which == nullptr || !which->repeats_ || stopped()) return;
+      which->repeats_ = false;
+      --repeating_;
+      ++told;
+      call(*which, tell_read);
+    });
+  }
+  while (at_ != count_) {
+    if (stopped()) return told;
+    const epoll_event& event = batch_[at_];
+    watcher* const to = event.data.u64 == wake_data ? nullptr : receiver_of(event);
+    if (to == nullptr) {
+      steps_ = 0;
+      ++at_;
+      if (event.data.u64 == wake_data) continue;
+      ++stats_.events;
+      ++stats_.stale;
+      // One that ended in this very turn explains itself; else it is an entry without an owner.
+      stale_ |= removed_in_ != harvests_;
+      continue;
+    }
+    if (steps_ == 0) {
+      steps_ = plan(*to, event.events);
+      ++stats_.events;
+      ++told;
+    }
+    const unsigned first = steps_ & (0U - steps_);
+    steps_ &= ~first;
+    // Counted as delivered before it is called, so that one that throws is not called again for it.
+    if (steps_ == 0) ++at_;
+    if (first != 0) call(*to, first);
+  }
+  at_ = count_ = 0;
+  return told;
+}
+
+// Without a descriptor or memory for the new set the old one stays.
+void watch_set::rebuild() noexcept {
+  unique_fd fresh(::epoll_create1(EPOLL_CLOEXEC));
+  if (!fresh) return;
+  const auto add = [&](int fd, std::uint32_t events, std::uint64_t data) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = data;
+    return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+  };
+  bool complete = add(wake_fd_, EPOLLIN | EPOLLET, wake_data) == 0;
+  table_.for_each([&](int fd, watcher* which) {
+    // One that has fired, or went silent, is put back when it is asked for.
+    if (which == nullptr || !which->armed_) return;
+    // Not in the old set: its descriptor was closed behind our back. Nothing comes from it any more, whoever has
+    // the number now.
+    if (control(EPOLL_CTL_MOD, *which) != 0) {
+      set_armed(*which, false);
+      which->life_ = lost;
+      return;
+    }
+    forget_taken(*which);
+    complete &= add(fd, which->interest(), data_of(*which)) == 0;
+  });
+  if (!complete) return;
+  table_.for_each([&](int, watcher* which) {
+    if (which != nullptr && !which->armed_) which->in_set_ = false;
+  });
+  set_ = std::move(fresh);
+  stale_ = false;
+  ++stats_.rebuilds;
+}
+
+}  // namespace coir

@@ -1,0 +1,56 @@
+// What tests of watchers and timers share.
+#pragma once
+
+#include "support/loop_tools.hpp"
+
+#include <coir/loop/loop.hpp>
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace tests {
+
+inline void put(const coir::unique_fd& into, std::string_view text) {
+  REQUIRE(::write(into.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+}
+
+// Reads once; empty at the end and when there is nothing.
+inline std::string take(int from, std::size_t at_most = 64) {
+  std::string text(at_most, '\0');
+  const ssize_t got = ::read(from, text.data(), text.size());
+  text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+  return text;
+}
+
+// The errno of a call that fails by std::system_error; 0: it did not.
+template <class Body>
+int refusal(Body&& body) {
+  try {
+    body();
+  } catch (const std::system_error& error) {
+    return error.code().value();
+  }
+  return 0;
+}
+
+// Closed with a reset: the peer's next event is EPOLLERR with all others.
+inline void reset(coir::unique_fd& end) {
+  const linger hard{1, 0};
+  REQUIRE(::setsockopt(end.get(), SOL_SOCKET, SO_LINGER, &hard, sizeof hard) == 0);
+  end.reset();
+}
+
+// Runs something when the last function that has captured it is destroyed.
+inline std::shared_ptr<void> at_end(std::function<void()> what) {
+  return {nullptr, [then = std::move(what)](void*) { then(); }};
+}
+
+}  // namespace tests
