@@ -23,12 +23,15 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
+#include <ctime>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -247,6 +250,78 @@ struct sending : full_stream {
   coir::descriptor mine{loop_here(), both.mine};
 };
 
+struct becoming_readable : polling {
+  static constexpr const char* name = "wait_readable: readable_op";
+  coir::readable_op make() { return coir::wait_readable(mine.get()); }
+  bool right() { return true; }
+  coir::readable_op make_ready() { return make(); }
+};
+
+struct becoming_writable : full_stream {
+  static constexpr const char* name = "wait_writable: writable_op";
+  coir::writable_op make() { return coir::wait_writable(mine.get()); }
+  bool right() { return true; }
+  void prepare(unsigned) { complete(); }
+  coir::writable_op make_ready() {
+    complete();
+    return make();
+  }
+  coir::descriptor mine{loop_here(), both.mine};
+};
+
+// --- events ---
+
+// Blocked, so that one that nobody waits for stays pending. Standard signals merge.
+struct hearing_signal {
+  static constexpr const char* name = "wait_signal: signal_op";
+  hearing_signal() {
+    ::sigemptyset(&own);
+    ::sigaddset(&own, SIGUSR1);
+    check(::pthread_sigmask(SIG_BLOCK, &own, &before) == 0, "pthread_sigmask");
+  }
+  ~hearing_signal() {
+    const timespec at_once{};
+    while (::sigtimedwait(&own, nullptr, &at_once) > 0) {
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  coir::signal_op make() { return coir::wait_signal(SIGUSR1); }
+  void complete() { check(::kill(::getpid(), SIGUSR1) == 0, "kill"); }
+  bool right(const coir::signal_event& event) { return event.number == SIGUSR1 && event.count == 1; }
+  static abort_answer answer() { return abort_answer::now; }
+  static constexpr unsigned ready_at_most = 1;
+  void prepare(unsigned) { complete(); }
+  coir::signal_op make_ready() { return make(); }
+
+  sigset_t own;
+  sigset_t before;
+};
+
+struct outliving_child {
+  static constexpr const char* name = "wait_child: child_op";
+  outliving_child() {
+    check(pid >= 0, "fork");
+    if (pid != 0) return;
+    for (;;) ::pause();
+  }
+  ~outliving_child() {
+    // Somebody may have reaped it.
+    if (::waitpid(pid, nullptr, WNOHANG) == 0) {
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, nullptr, 0);
+    }
+  }
+  coir::child_op make() { return coir::wait_child(pid); }
+  void complete() { ::kill(pid, SIGKILL); }
+  bool right(const coir::child_status& status) { return status.pid == pid && status.signal == SIGKILL; }
+  static abort_answer answer() { return abort_answer::now; }
+  static constexpr unsigned ready_at_most = 1;
+  void prepare(unsigned) { complete(); }
+  coir::child_op make_ready() { return make(); }
+
+  pid_t pid = ::fork();
+};
+
 // --- TCP ---
 
 struct reading_some {
@@ -414,17 +489,18 @@ struct as_result : Case {
   }
 };
 
-// Not here: yield_op, which waits for nothing (scheduler_test.cpp), and tcp_close_op, which waits only for
-// what else is in flight on the stream (tests/net).
+// Not here: yield_op, which waits for nothing (scheduler_test.cpp), tcp_close_op, which waits only for what
+// else is in flight on the stream (tests/net), and path_op, which is never ready when it begins (tests/io).
 using waits = std::tuple<sleeping, joining, joining_any, taking, taking_turns,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
-using requests = std::tuple<polling, receiving, reading, sending>;
+using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
+using events = std::tuple<hearing_signal, outliving_child>;
 using sockets =
     std::tuple<reading_some, reading_from_chunks, reading_chunks, writing_some, accepting, connecting>;
 using steps = std::tuple<writing_all, reading_exactly, reading_buffered, reading_until,
                          reading_lines, peeking>;
 
-using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<requests>(),
+using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<requests>(), std::declval<events>(),
                                       std::declval<sockets>(), std::declval<steps>()));
 // One of each sort: result_op adds only a take() of its own.
 using results =

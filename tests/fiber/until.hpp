@@ -20,4 +20,11 @@ void until(Condition&& holds) {
   }
 }
 
+inline bool dead(const coir::handle_base& whom) {
+  return whom.state() == coir::fiber_state::dead;
+}
+inline bool waiting(const coir::handle_base& whom) {
+  return whom.state() == coir::fiber_state::waiting;
+}
+
 }  // namespace support

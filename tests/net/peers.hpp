@@ -104,11 +104,4 @@ inline void let_turns_pass(unsigned turns = 5) {
   while (here.stats().turns < enough) coir::await(coir::yield());
 }
 
-inline bool dead(const coir::handle_base& whom) {
-  return whom.state() == coir::fiber_state::dead;
-}
-inline bool waiting(const coir::handle_base& whom) {
-  return whom.state() == coir::fiber_state::waiting;
-}
-
 }  // namespace support

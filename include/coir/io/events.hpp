@@ -1,0 +1,165 @@
+// coir/io/events.hpp: a fiber waits for a signal, the end of a process, or a change of a path.
+//
+//   coir::signal_event end = co_await coir::wait_signal({SIGINT, SIGTERM});
+//   coir::child_status status = co_await coir::wait_child(pid);
+//   coir::fs_change change = co_await coir::wait_path("/etc", coir::fs_mask::create);
+//                                                              [tests/io/events_test.cpp]
+//
+// Shape    ops over the loop's own registrations, and mean what those mean: coir/loop/signal.hpp, child.hpp,
+//          path_watch.hpp. Each hears what happens while it waits; of several that wait all go on.
+// Between  two waits nobody listens. A signal then takes its ordinary course, unless the program has blocked it:
+//          then it stays pending, and the next wait has it. A child's end is never missed. Changes of a path are:
+//          to see all of them, use loop.watch_path.
+// Thread   one loop.
+// Cancel   now; nothing was taken from anybody. A child goes on, and is not reaped.
+// Errors   those of the registration: co_await throws them.
+// Cost     wait_signal allocates nothing; the others make a registration each time.
+// See      coir/io/readiness.hpp
+#pragma once
+
+#include <coir/base/expected.hpp>
+#include <coir/fiber/op.hpp>
+#include <coir/fiber/scheduler.hpp>
+#include <coir/loop/loop.hpp>
+
+#include <cstdint>
+#include <exception>
+#include <string>
+#include <system_error>
+#include <utility>
+
+namespace coir {
+
+class [[nodiscard("co_await it, or coir::await(it)")]] signal_op : private signal_subscriber {
+ public:
+  static constexpr const char* name = "wait_signal";
+
+  explicit signal_op(const signal_set& numbers) noexcept : signal_subscriber(numbers, heard) {}
+
+  bool start(waiter& told) {
+    told_ = &told;
+    attach(running_fiber().home().on());
+    return true;
+  }
+  abort_answer abort() noexcept {
+    detach();
+    return abort_answer::now;
+  }
+  signal_event take() const noexcept { return event_; }
+  void describe(std::string& text) const { text += " for " + numbers().names(); }
+
+ private:
+  static void heard(signal_subscriber& node, const signal_event& event) {
+    auto& self = static_cast<signal_op&>(node);
+    self.event_ = event;
+    self.detach();
+    self.told_->done();
+  }
+  signal_event event_;
+  waiter* told_ = nullptr;
+};
+
+namespace priv {
+
+// A registration that is made by start() and gone when it has called. Movable until then.
+template <class Registration, class Value>
+class registration_op {
+ public:
+  abort_answer abort() noexcept {
+    made_.reset();
+    return abort_answer::now;
+  }
+  Value take() {
+    if (failure_ != nullptr) std::rethrow_exception(failure_);
+    return std::move(value_);
+  }
+  result<Value> take_result() {
+    if (failure_ != nullptr) return unexpected<std::error_code>(code_);
+    return std::move(value_);
+  }
+
+ protected:
+  template <class Make>
+  bool start_with(waiter& told, Make&& make) {
+    told_ = &told;
+    try {
+      made_ = make(running_fiber().home().on());
+      return true;
+    } catch (const std::system_error& error) {
+      code_ = error.code();
+      failure_ = std::current_exception();
+      return false;
+    }
+  }
+  void finish(Value&& value) noexcept {
+    value_ = std::move(value);
+    made_.reset();
+    told_->done();
+  }
+
+ private:
+  owned<Registration> made_;
+  Value value_{};
+  waiter* told_ = nullptr;
+  std::exception_ptr failure_;
+  std::error_code code_;
+};
+
+}  // namespace priv
+
+class [[nodiscard("co_await it, or coir::await(it)")]] child_op
+    : public priv::registration_op<child_watch, child_status> {
+ public:
+  static constexpr const char* name = "wait_child";
+
+  child_op(pid_t pid, reap how) noexcept : pid_(pid), how_(how) {}
+
+  bool start(waiter& told) {
+    return start_with(told, [this](loop& on) {
+      return on.child_exit(pid_, [this](child_status status) { finish(std::move(status)); }, how_);
+    });
+  }
+  void describe(std::string& text) const { text += " " + std::to_string(pid_); }
+
+ private:
+  pid_t pid_;
+  reap how_;
+};
+
+// An fs_event that one may keep.
+struct fs_change {
+  fs_mask what = fs_mask::none;
+  bool is_directory = false;
+  std::uint32_t cookie = 0;
+  std::string name;
+
+  bool is(fs_mask one_of) const noexcept { return (what & one_of) != fs_mask::none; }
+};
+
+class [[nodiscard("co_await it, or coir::await(it)")]] path_op
+    : public priv::registration_op<path_watch, fs_change> {
+ public:
+  static constexpr const char* name = "wait_path";
+
+  path_op(std::string path, fs_mask mask) noexcept : path_(std::move(path)), mask_(mask) {}
+
+  bool start(waiter& told) {
+    return start_with(told, [this](loop& on) {
+      return on.watch_path(path_, mask_, [this](const fs_event& event) {
+        finish({event.what, event.is_directory, event.cookie, std::string(event.name)});
+      });
+    });
+  }
+  void describe(std::string& text) const { text += " \"" + path_ + "\""; }
+
+ private:
+  std::string path_;
+  fs_mask mask_;
+};
+
+// Wakes with the first of them that comes.
+inline signal_op wait_signal(const signal_set& numbers) { return signal_op(numbers); }
+inline child_op wait_child(pid_t pid, reap how = reap::yes) { return {pid, how}; }
+inline path_op wait_path(std::string path, fs_mask mask) { return {std::move(path), mask}; }
+
+}  // namespace coir

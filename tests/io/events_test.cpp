@@ -1,0 +1,185 @@
+// Signals, children and paths, waited for by fibers.
+#include "fiber/until.hpp"
+#include "support/both.hpp"
+#include "support/catch.hpp"
+#include "support/child_process.hpp"
+
+#include <coir/coir.hpp>
+
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <system_error>
+
+using namespace std::chrono_literals;
+using Catch::Matchers::Contains;
+
+namespace {
+
+pid_t child_that_exits(int code) {
+  const pid_t pid = ::fork();
+  REQUIRE(pid >= 0);
+  if (pid == 0) ::_exit(code);
+  return pid;
+}
+// Until it is killed.
+pid_t child_that_waits() {
+  const pid_t pid = ::fork();
+  REQUIRE(pid >= 0);
+  if (pid == 0) {
+    for (;;) ::pause();
+  }
+  return pid;
+}
+
+class folder {
+ public:
+  folder() { REQUIRE(::mkdtemp(path_.data()) != nullptr); }
+  ~folder() { std::filesystem::remove_all(path_); }
+  const std::string& path() const { return path_; }
+  void make(const std::string& name) const { std::ofstream(path_ + "/" + name) << "x"; }
+
+ private:
+  std::string path_ = "/tmp/events_test.XXXXXX";
+};
+
+}  // namespace
+
+TEST_CASE("wait_signal ends with the first signal of its set, and says which and who sent it") {
+  support::on_both_surfaces([](auto wait) {
+    coir::signal_event got;
+    auto waits = coir::spawn([&] { got = wait(coir::wait_signal({SIGUSR1, SIGUSR2})); });
+    support::until([&] { return support::waiting(waits); });
+    REQUIRE(::kill(::getpid(), SIGUSR2) == 0);
+    coir::await(waits.join());
+    CHECK(got.number == SIGUSR2);
+    CHECK(got.count == 1);
+    CHECK(got.pid == ::getpid());
+  });
+}
+
+TEST_CASE("all fibers that wait for a signal go on, and one that is cancelled does not stand in their way") {
+  support::on_both_surfaces([](auto wait) {
+    int heard = 0;
+    const auto waiter = [&] {
+      wait(coir::wait_signal(SIGUSR1));
+      ++heard;
+    };
+    auto first = coir::spawn(waiter);
+    auto second = coir::spawn(waiter);
+    auto third = coir::spawn(waiter);
+    support::until([&] { return support::waiting(third); });
+    first.cancel();
+    coir::await(coir::end_op(first));
+    REQUIRE(::kill(::getpid(), SIGUSR1) == 0);
+    coir::await(second.join());
+    coir::await(third.join());
+    CHECK(heard == 2);
+  });
+}
+
+TEST_CASE("between two waits a signal that the program has blocked stays pending, and the next wait has it") {
+  sigset_t numbers;
+  sigset_t before;
+  ::sigemptyset(&numbers);
+  ::sigaddset(&numbers, SIGUSR1);
+  ::pthread_sigmask(SIG_BLOCK, &numbers, &before);
+  support::on_both_surfaces([](auto wait) {
+    for (int i = 0; i < 3; ++i) {
+      REQUIRE(::kill(::getpid(), SIGUSR1) == 0);
+      CHECK(wait(coir::wait_signal(SIGUSR1)).number == SIGUSR1);
+    }
+  });
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+TEST_CASE("a fiber that waits for a signal is no deadlock, and says what it waits for") {
+  const auto ended = support::in_child([] {
+    coir::run([] {
+      auto waits = coir::spawn([] { coir::await(coir::wait_signal(SIGTERM)); });
+      support::until([&] { return support::waiting(waits); });
+      ::kill(::getpid(), SIGTERM);
+      coir::await(waits.join());
+    });
+  });
+  INFO(ended.text);
+  CHECK(ended.exit_code == 0);
+}
+
+TEST_CASE("wait_child ends with the child, whether it ends before or meanwhile") {
+  support::on_both_surfaces([](auto wait) {
+    const coir::child_status early = wait(coir::wait_child(child_that_exits(3)));
+    CHECK(early.known);
+    CHECK(early.exited);
+    CHECK(early.exit_code == 3);
+    const pid_t pid = child_that_waits();
+    coir::child_status late;
+    auto waits = coir::spawn([&] { late = wait(coir::wait_child(pid)); });
+    support::until([&] { return support::waiting(waits); });
+    REQUIRE(::kill(pid, SIGKILL) == 0);
+    coir::await(waits.join());
+    CHECK_FALSE(late.exited);
+    CHECK(late.signal == SIGKILL);
+  });
+}
+
+TEST_CASE("a cancelled wait for a child leaves it to the next, which reaps it") {
+  support::on_both_surfaces([](auto wait) {
+    const pid_t pid = child_that_waits();
+    auto waits = coir::spawn([&] { wait(coir::wait_child(pid)); });
+    support::until([&] { return support::waiting(waits); });
+    waits.cancel();
+    coir::await(coir::end_op(waits));
+    REQUIRE(::kill(pid, SIGTERM) == 0);
+    CHECK(wait(coir::wait_child(pid)).signal == SIGTERM);
+    CHECK(::kill(pid, 0) != 0);
+  });
+}
+
+TEST_CASE("what is no child is an error of the wait, as an exception and as a result") {
+  support::on_both_surfaces([](auto wait) {
+    try {
+      wait(coir::wait_child(1));
+      FAIL("it waited for process 1");
+    } catch (const std::system_error& error) {
+      CHECK(error.code().value() == ECHILD);
+      CHECK_THAT(error.what(), Contains("process 1"));
+    }
+    const auto result = wait(coir::as_result(coir::wait_child(1)));
+    REQUIRE_FALSE(result.has_value());
+    CHECK(result.error().value() == ECHILD);
+  });
+}
+
+TEST_CASE("wait_path ends with the first change of its kind, and keeps the name") {
+  support::on_both_surfaces([](auto wait) {
+    const folder where;
+    coir::fs_change got;
+    auto waits = coir::spawn([&] { got = wait(coir::wait_path(where.path(), coir::fs_mask::create)); });
+    support::until([&] { return support::waiting(waits); });
+    where.make("a file with a name that is too long for a short string");
+    coir::await(waits.join());
+    CHECK(got.is(coir::fs_mask::create));
+    CHECK(got.name == "a file with a name that is too long for a short string");
+    CHECK_FALSE(got.is_directory);
+  });
+}
+
+TEST_CASE("a path that is not there is an error of the wait, and a cancelled wait leaves nothing behind") {
+  support::on_both_surfaces([](auto wait) {
+    const auto result = wait(coir::as_result(coir::wait_path("/tmp/no such folder", coir::fs_mask::create)));
+    REQUIRE_FALSE(result.has_value());
+    CHECK(result.error() == std::errc::no_such_file_or_directory);
+    const folder where;
+    auto waits = coir::spawn([&] { wait(coir::wait_path(where.path(), coir::fs_mask::create)); });
+    support::until([&] { return support::waiting(waits); });
+    waits.cancel();
+    coir::await(coir::end_op(waits));
+    CHECK(coir::loop::current()->census().paths == 0);
+  });
+}
