@@ -208,6 +208,7 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
 
 void backend::drain() noexcept {
   draining_ = true;
+  attended_ = -1;  // the watchers are gone, and their descriptor may be a stranger's
   descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
   while (in_flight_ != 0) wait(never);
 }

@@ -514,7 +514,7 @@ void uring_backend::submit() {
 std::size_t uring_backend::wait(instant deadline) {
   if (!bound_) bind();
   if (wake_lost_ && (!pollable_ || deadline != instant::min())) watch_wake_fd();
-  if (attended_lost_) [[unlikely]]
+  if (attended_lost_ && attended_ >= 0) [[unlikely]]
     watch_attended();
   pay();
   if (pollable_) {
@@ -524,7 +524,7 @@ std::size_t uring_backend::wait(instant deadline) {
   }
   ++turn_;
   const bool may_sleep = deadline != instant::min() && owed_first_ == no_slot && !wake_lost_ &&
-                         !attended_lost_;
+                         !(attended_lost_ && attended_ >= 0);
   COIR_TRACE(trace_, trace::point::poll_enter, 0, may_sleep);
   int entered = 0;
   if (may_sleep) {

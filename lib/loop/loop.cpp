@@ -244,12 +244,17 @@ std::size_t loop::turn(instant until) {
   turn_time_ = timers_.empty() && time_source_ == nullptr
                    ? std::max(turn_time_, coarse_now() - time_shift_)
                    : time();
-  if (watchers_wait()) done += watches_->dispatch(inbox_);
+  // Before the watchers are called: what they set, due or not, waits for the next turn.
+  if (!timers_.empty()) timers_.collect(turn_time_, timers_per_turn);
+  if (watchers_wait()) {
+    done += watches_->dispatch(inbox_);
+    check_alive();  // a callback may have forked, and this be the child
+  }
   if (!timers_.empty()) {
-    timers_.collect(turn_time_, timers_per_turn);
     while (!stopped() && timers_.fire_next()) {
       ++stats_.timers;
       ++done;
+      check_alive();
     }
   }
   done += run_posts();
@@ -268,9 +273,12 @@ std::size_t loop::look(instant deadline) {
     watches_->wait(deadline);
     return 0;
   }
-  backend_->attend(watches_->fd(), watches_->stats().rebuilds);
+  // A foreign loop polls both sets and seldom lets this one sleep. One in the other would be one more level, of
+  // which the kernel allows four: too few for a loop that watches another.
+  const bool attends = !outer_ || deadline != instant::min();
+  if (attends) backend_->attend(watches_->fd(), watches_->stats().rebuilds);
   const std::size_t found = backend_->wait(deadline);
-  if (backend_->take_attention() || watchers_wait()) watches_->wait(instant::min());
+  if (backend_->take_attention() || !attends || watchers_wait()) watches_->wait(instant::min());
   return found;
 }
 
@@ -308,6 +316,7 @@ std::size_t loop::run_posts() {
     ++count;
     ++stats_.posts;
     first->run();
+    check_alive();
   }
   return count;
 }
@@ -354,7 +363,9 @@ owned<watcher> loop::watch(int fd, watch_options options) {
 
 void loop::unwatch(int fd) noexcept {
   if (watches_ == nullptr) return;
-  if (watcher* const known = watches_->find(fd); known != nullptr) known->cancel();
+  watcher* const known = watches_->find(fd);
+  // A number that was closed may be that of a signalfd by now.
+  if (known != nullptr && known->kind_ != registration_kind::part) known->cancel();
 }
 
 signal_hub& loop::signals() {
@@ -432,15 +443,20 @@ loop_census loop::census() const noexcept {
 
 std::vector<std::string> loop::why_alive() const {
   std::vector<std::string> reasons;
+  std::size_t own_timers = 0;
   registrations_.for_each([&](const registration& each) {
-    if (each.kind_ != registration_kind::part && each.is_expected()) reasons.push_back(each.describe());
+    if (each.kind_ == registration_kind::part || !each.is_expected()) return;
+    if (each.kind_ == registration_kind::timer) ++own_timers;
+    reasons.push_back(each.describe());
   });
   const auto count = [&](std::size_t number, const char* of_what) {
     if (number != 0) reasons.push_back(fmt::format("{} {}", number, of_what));
   };
   count(backend_->awaited() + expected_, "requests in flight");
-  count(timers_.size() - std::min(timers_.size(), kept_[static_cast<std::size_t>(registration_kind::timer)]),
-        "sleepers and deadlines");
+  count(timers_.size() - std::min(timers_.size(), own_timers), "sleepers and deadlines");
+  if (signals_ != nullptr) {
+    count(signals_->size() - kept_[static_cast<std::size_t>(registration_kind::signal)], "fibers that wait for signals");
+  }
   count(holds_, "holds");
   if (!inbox_.empty() || posts_ != nullptr) reasons.push_back("posts not yet run");
   return reasons;

@@ -222,6 +222,17 @@ void signal_hub::abandon() noexcept {
   if (of_.is_own_thread()) open(blocked_);
   owned_ = blocked_ = 0;
   fd_.reset();
+  // What was read is the parent's to tell.
+  came_ = 0;
+  subscribers_.splice_back(due_);
+}
+
+std::size_t signal_hub::size() const noexcept {
+  std::size_t count = 0;
+  for (const list<signal_subscriber>* const each : {&subscribers_, &due_, &fresh_}) {
+    each->for_each([&](const signal_subscriber&) { ++count; });
+  }
+  return count;
 }
 
 void signal_hub::read_some() {

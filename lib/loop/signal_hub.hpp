@@ -34,6 +34,7 @@ class signal_hub {
   void detach(signal_subscriber& which) noexcept;
   // In a forked child.
   void abandon() noexcept;
+  std::size_t size() const noexcept;
 
  private:
   static constexpr std::size_t numbers_end = 64;

@@ -70,11 +70,14 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
   }
   watcher* const before = find(fd);
   const bool replace = options.replace;
+  // A number of the loop's own.
+  if (before != nullptr && before->is_part()) throw_error(EEXIST, why_refused(EEXIST, fd));
   struct undo {
     void operator()(watcher* made) const noexcept { delete made; }
   };
   std::unique_ptr<watcher, undo> made(new watcher(of, fd, std::move(options), kind));
-  made->life_ = ++lives_;
+  if (++lives_ == lost) ++lives_;
+  made->life_ = lives_;
 
   // Where there is one before and the kernel adds another, that one's descriptor was closed, and its entry with it.
   int error = EEXIST;
@@ -311,7 +314,9 @@ void watch_set::rebuild() noexcept {
   });
   if (!complete) return;
   table_.for_each([&](int, watcher* which) {
-    if (which != nullptr && !which->armed_) which->in_set_ = false;
+    if (which == nullptr || which->armed_) return;
+    if (which->in_set_ && control(EPOLL_CTL_MOD, *which) != 0) which->life_ = lost;
+    which->in_set_ = false;
   });
   set_ = std::move(fresh);
   stale_ = false;

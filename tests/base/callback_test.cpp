@@ -227,3 +227,14 @@ TEST_CASE("to what is destroyed with it, a callback is empty already") {
   holder = nullptr;
   CHECK(seen_empty);
 }
+
+TEST_CASE("what holds no function makes a callback that holds none") {
+  void (*none)(int) = nullptr;
+  CHECK_FALSE(coir::callback<int>(none));
+  CHECK_FALSE(coir::callback<int>(std::function<void(int)>()));
+  int got = 0;
+  coir::callback<int> some = std::function<void(int)>([&](int value) { got = value; });
+  REQUIRE(some);
+  some(3);
+  CHECK(got == 3);
+}

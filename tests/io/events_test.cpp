@@ -15,6 +15,7 @@
 #include <fstream>
 #include <string>
 #include <system_error>
+#include <vector>
 
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
@@ -135,8 +136,8 @@ TEST_CASE("a cancelled wait for a child leaves it to the next, which reaps it") 
     support::until([&] { return support::waiting(waits); });
     waits.cancel();
     coir::await(coir::end_op(waits));
-    REQUIRE(::kill(pid, SIGTERM) == 0);
-    CHECK(wait(coir::wait_child(pid)).signal == SIGTERM);
+    REQUIRE(::kill(pid, SIGKILL) == 0);
+    CHECK(wait(coir::wait_child(pid)).signal == SIGKILL);
     CHECK(::kill(pid, 0) != 0);
   });
 }
@@ -181,5 +182,25 @@ TEST_CASE("a path that is not there is an error of the wait, and a cancelled wai
     waits.cancel();
     coir::await(coir::end_op(waits));
     CHECK(coir::loop::current()->census().paths == 0);
+  });
+}
+
+TEST_CASE("a signal that another loop has is an error of the wait, as an exception and as a result") {
+  coir::loop other;
+  const auto has_it = other.signal(SIGUSR1, [] {});
+  support::on_both_surfaces([](auto wait) {
+    CHECK_THROWS_AS(wait(coir::wait_signal(SIGUSR1)), std::system_error);
+    const auto result = wait(coir::as_result(coir::wait_signal(SIGUSR1)));
+    REQUIRE_FALSE(result.has_value());
+    CHECK(result.error() == std::errc::device_or_resource_busy);
+  });
+}
+
+TEST_CASE("fibers that wait for a signal keep the loop alive, and it says so") {
+  support::on_both_surfaces([](auto wait) {
+    auto waits = coir::spawn([&] { wait(coir::wait_signal(SIGUSR1)); });
+    support::until([&] { return support::waiting(waits); });
+    CHECK(coir::loop::current()->why_alive() == std::vector<std::string>{"1 fibers that wait for signals"});
+    waits.cancel();
   });
 }

@@ -540,3 +540,14 @@ TEST_CASE("census counts what there is, and why_alive names it") {
   CHECK(loop.why_alive().size() == 6);
   support::give_up(loop, get);
 }
+
+TEST_CASE("a timer that has fired hides nothing of what keeps the loop alive") {
+  coir::loop loop;
+  auto fired = loop.after(0ns, [] {});
+  support::run_until(loop, [&] { return !fired->armed(); });
+  CHECK(loop.why_alive().empty());
+  coir::timer_node sleeper([](coir::timer_node&) {});
+  loop.arm(sleeper, loop.time() + 1h);
+  CHECK(loop.why_alive() == std::vector<std::string>{"1 sleepers and deadlines"});
+  loop.disarm(sleeper);
+}

@@ -7,6 +7,7 @@
 
 #include <poll.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <csignal>
@@ -819,4 +820,34 @@ TEST_CASE("a program that a child executes has nothing blocked that the loop has
     ::execl("/bin/grep", "grep", "SigBlk", "/proc/self/status", nullptr);
   });
   CHECK(child.text == "SigBlk:\t0000000000000000\n");
+}
+
+TEST_CASE("a child that is forked in a callback and comes back into the turn does none of its parent's work") {
+  // All of it in a child, which keeps the one that comes back away from the test program.
+  const auto outer = support::in_child([] {
+    coir::loop loop;
+    const pid_t parent = ::getpid();
+    pid_t child = -1;
+    const auto work = [&](const char* what) {
+      if (::getpid() != parent) std::fprintf(stderr, "%s in the child\n", what);
+    };
+    auto first = loop.signal(SIGUSR1, [&] { child = ::fork(); });
+    auto second = loop.signal(SIGUSR1, [&] { work("signal"); });
+    auto other = loop.signal(SIGUSR2, [&] { work("other signal"); });
+    auto due = loop.at(loop.time() - 1h, [&] { work("timer"); });
+    loop.post([&] { work("post"); });
+    ::kill(parent, SIGUSR1);
+    ::kill(parent, SIGUSR2);
+    try {
+      loop.run_once(1s);
+    } catch (const std::logic_error& error) {
+      if (::getpid() == parent) throw;
+      std::fprintf(stderr, "%s\n", error.what());
+      ::_exit(0);
+    }
+    while (::waitpid(child, nullptr, 0) < 0) {
+    }
+  });
+  CHECK(outer.exit_code == 0);
+  CHECK_THAT(outer.text, Contains("child process") && !Contains("in the child"));
 }

@@ -389,3 +389,18 @@ TEST_CASE("signals that interrupt the wait are not seen by anybody") {
   });
   REQUIRE(::sigaction(SIGUSR1, &before, nullptr) == 0);
 }
+
+TEST_CASE("a loop that watches another one may itself be driven by a foreign loop") {
+  coir::loop outer;
+  coir::loop inner;
+  line one;
+  int calls = 0;
+  one.in = inner.watch(one.fd(), watch_options{.read = [&](watcher& w) {
+                         take(w.fd());
+                         ++calls;
+                       }});
+  auto drives = outer.watch(inner.pollable_fd(), watch_options{.read = [&] { inner.run_once(); }});
+  host foreign(outer);
+  put(one.ends[1], "x");
+  foreign.run_until([&] { return calls == 1; });
+}

@@ -561,3 +561,22 @@ TEST_CASE("watchers are called before the timers, and both in the turn in which 
   loop.run_once();
   CHECK(order == "rtp");
 }
+
+TEST_CASE("a timer that a watcher sets waits for the next turn, also when it is due") {
+  coir::loop loop;
+  line one;
+  coir::owned<coir::timer> late;
+  std::uint64_t set_in = 0;
+  std::uint64_t fired_in = 0;
+  one.in = loop.watch(one.fd(), watch_options{.read = [&](watcher& w) {
+                        w.cancel();
+                        set_in = loop.stats().turns;
+                        late = loop.at(loop.time() - 1h, [&] { fired_in = loop.stats().turns; });
+                      }});
+  put(one.ends[1], "x");
+  loop.run_once();
+  CHECK(set_in == loop.stats().turns);
+  CHECK(fired_in == 0);
+  loop.run_once();
+  CHECK(fired_in == set_in + 1);
+}

@@ -401,3 +401,42 @@ TEST_CASE("edge-triggered and oneshot: a hang-up that nobody listens to is silen
     CHECK_FALSE(loop.can_wake());
   }
 }
+
+TEST_CASE("unwatching a number that was closed ends nothing of the loop's own that has it now") {
+  coir::loop loop;
+  line one;
+  one.in = loop.watch(one.fd(), watch_options{.read = [] {}});
+  const int number = close_behind(one);
+  int calls = 0;
+  auto own = loop.waker([&] { ++calls; });
+  loop.unwatch(number);
+  CHECK(refusal([&] { one.in = loop.watch(number, watch_options{.read = [] {}, .replace = true}); }) == EEXIST);
+  own.wake();
+  support::run_until(loop, [&] { return calls == 1; });
+  CHECK(own);
+}
+
+TEST_CASE("a oneshot watcher that has fired and was closed gets nothing of the number's next user from a new set") {
+  coir::loop loop;
+  line one;
+  int calls = 0;
+  one.in = loop.watch(one.fd(), watch_options{.read = [&] { ++calls; }, .oneshot = true});
+  put(one.ends[1], "x");
+  loop.run_once();
+  REQUIRE(calls == 1);
+  // An entry without an owner, which makes the set anew.
+  line other;
+  other.in = loop.watch(other.fd(), watch_options{.read = [] {}});
+  const coir::unique_fd kept(::dup(other.fd()));
+  close_behind(other);
+  other.in.reset();
+  put(other.ends[1], "x");
+  const int number = close_behind(one);
+  const support::fd_pair next = support::pipe_pair();
+  const coir::unique_fd reused(::dup2(next[0].get(), number));
+  put(next[1], "y");
+  while (loop.stats().watchers.rebuilds == 0) loop.run_once();
+  CHECK(refusal([&] { one.in->rearm(); }) == EBADF);
+  loop.run_once();
+  CHECK(calls == 1);
+}

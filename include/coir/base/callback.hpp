@@ -12,12 +12,21 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <new>
 #include <type_traits>
 #include <utility>
 
 namespace coir {
+
+namespace priv {
+// What may hold no function: then the callback holds none either.
+template <class Function>
+inline constexpr bool may_be_null = std::is_pointer_v<Function>;
+template <class Signature>
+inline constexpr bool may_be_null<std::function<Signature>> = true;
+}  // namespace priv
 
 template <class... Arguments>
 class callback {
@@ -29,6 +38,9 @@ class callback {
     requires(!std::is_same_v<Function, callback> && !std::is_same_v<Function, std::nullptr_t> &&
              (std::is_invocable_v<Function&, Arguments...> || std::is_invocable_v<Function&>))
   callback(F&& function) {  // NOLINT: a lambda stands for it
+    if constexpr (priv::may_be_null<std::remove_cvref_t<F>>) {
+      if (function == nullptr) return;
+    }
     if constexpr (fits<Function>) {
       new (memory_) Function(std::forward<F>(function));
       actions_ = &small<Function>;

@@ -30,45 +30,12 @@
 
 namespace coir {
 
-class [[nodiscard("co_await it, or coir::await(it)")]] signal_op : private signal_subscriber {
- public:
-  static constexpr const char* name = "wait_signal";
-
-  explicit signal_op(const signal_set& numbers) noexcept : signal_subscriber(numbers, heard) {}
-
-  bool start(waiter& told) {
-    told_ = &told;
-    attach(running_fiber().home().on());
-    return true;
-  }
-  abort_answer abort() noexcept {
-    detach();
-    return abort_answer::now;
-  }
-  signal_event take() const noexcept { return event_; }
-  void describe(std::string& text) const { text += " for " + numbers().names(); }
-
- private:
-  static void heard(signal_subscriber& node, const signal_event& event) {
-    auto& self = static_cast<signal_op&>(node);
-    self.event_ = event;
-    self.detach();
-    self.told_->done();
-  }
-  signal_event event_;
-  waiter* told_ = nullptr;
-};
-
 namespace priv {
 
-// A registration that is made by start() and gone when it has called. Movable until then.
-template <class Registration, class Value>
-class registration_op {
+// What has come, or why it could not be waited for.
+template <class Value>
+class event_op {
  public:
-  abort_answer abort() noexcept {
-    made_.reset();
-    return abort_answer::now;
-  }
   Value take() {
     if (failure_ != nullptr) std::rethrow_exception(failure_);
     return std::move(value_);
@@ -79,11 +46,12 @@ class registration_op {
   }
 
  protected:
-  template <class Make>
-  bool start_with(waiter& told, Make&& make) {
+  // False: it was refused.
+  template <class Begin>
+  bool start_with(waiter& told, Begin&& begin) {
     told_ = &told;
     try {
-      made_ = make(running_fiber().home().on());
+      begin(running_fiber().home().on());
       return true;
     } catch (const std::system_error& error) {
       code_ = error.code();
@@ -93,16 +61,65 @@ class registration_op {
   }
   void finish(Value&& value) noexcept {
     value_ = std::move(value);
-    made_.reset();
     told_->done();
   }
 
  private:
-  owned<Registration> made_;
   Value value_{};
   waiter* told_ = nullptr;
   std::exception_ptr failure_;
   std::error_code code_;
+};
+
+}  // namespace priv
+
+class [[nodiscard("co_await it, or coir::await(it)")]] signal_op : public priv::event_op<signal_event>,
+                                                                   private signal_subscriber {
+ public:
+  static constexpr const char* name = "wait_signal";
+
+  explicit signal_op(const signal_set& numbers) noexcept : signal_subscriber(numbers, heard) {}
+
+  bool start(waiter& told) {
+    return start_with(told, [this](loop& on) { attach(on); });
+  }
+  abort_answer abort() noexcept {
+    detach();
+    return abort_answer::now;
+  }
+  void describe(std::string& text) const { text.append(" for ").append(numbers().names()); }
+
+ private:
+  static void heard(signal_subscriber& node, const signal_event& event) {
+    auto& self = static_cast<signal_op&>(node);
+    self.detach();
+    self.finish(signal_event(event));
+  }
+};
+
+namespace priv {
+
+// A registration that is made by start() and gone when it has called. Movable until then.
+template <class Registration, class Value>
+class registration_op : public event_op<Value> {
+ public:
+  abort_answer abort() noexcept {
+    made_.reset();
+    return abort_answer::now;
+  }
+
+ protected:
+  template <class Make>
+  bool begin(waiter& told, Make&& make) {
+    return this->start_with(told, [&](loop& on) { made_ = make(on); });
+  }
+  void end(Value&& value) noexcept {
+    made_.reset();
+    this->finish(std::move(value));
+  }
+
+ private:
+  owned<Registration> made_;
 };
 
 }  // namespace priv
@@ -115,11 +132,11 @@ class [[nodiscard("co_await it, or coir::await(it)")]] child_op
   child_op(pid_t pid, reap how) noexcept : pid_(pid), how_(how) {}
 
   bool start(waiter& told) {
-    return start_with(told, [this](loop& on) {
-      return on.child_exit(pid_, [this](child_status status) { finish(std::move(status)); }, how_);
+    return begin(told, [this](loop& on) {
+      return on.child_exit(pid_, [this](child_status status) { end(std::move(status)); }, how_);
     });
   }
-  void describe(std::string& text) const { text += " " + std::to_string(pid_); }
+  void describe(std::string& text) const { text.append(" ").append(std::to_string(pid_)); }
 
  private:
   pid_t pid_;
@@ -144,13 +161,13 @@ class [[nodiscard("co_await it, or coir::await(it)")]] path_op
   path_op(std::string path, fs_mask mask) noexcept : path_(std::move(path)), mask_(mask) {}
 
   bool start(waiter& told) {
-    return start_with(told, [this](loop& on) {
+    return begin(told, [this](loop& on) {
       return on.watch_path(path_, mask_, [this](const fs_event& event) {
-        finish({event.what, event.is_directory, event.cookie, std::string(event.name)});
+        end({event.what, event.is_directory, event.cookie, std::string(event.name)});
       });
     });
   }
-  void describe(std::string& text) const { text += " \"" + path_ + "\""; }
+  void describe(std::string& text) const { text.append(" \"").append(path_).append("\""); }
 
  private:
   std::string path_;

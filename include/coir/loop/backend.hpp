@@ -96,7 +96,7 @@ class backend {
   void attend(int set, std::uint64_t rebuilds) {
     if (set == attended_ && rebuilds == attended_rebuilds_) [[likely]]
       return;
-    do_attend(set);
+    do_attend(set);  // may throw
     attended_ = set;
     attended_rebuilds_ = rebuilds;
   }

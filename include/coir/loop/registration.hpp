@@ -12,8 +12,8 @@
 // Cancel   cancel(), destroying the handle, or the end of the loop: the three do the same. Afterwards it is
 //          inert: every use is harmless or a std::logic_error that says so. It may end itself from its own
 //          callback; what the callback has captured is destroyed when that returns.
-// Errors   std::logic_error for one that has ended, from another thread than the loop's, and in a forked child;
-//          ending one is harmless in all these cases.
+// Errors   std::logic_error for one that has ended, from another thread than the loop's, and in a forked child,
+//          where ending one is harmless.
 // Cost     making one allocates; being called does not.
 // See      coir/loop/watcher.hpp, timer.hpp, signal.hpp, child.hpp, waker.hpp, path_watch.hpp
 #pragma once
@@ -65,6 +65,7 @@ class registration : public list_node {
   watch_set& watches() const noexcept;
   // It may still call somebody without being touched.
   virtual bool is_expected() const noexcept { return true; }
+  bool is_part() const noexcept { return kind_ == registration_kind::part; }
   // Somebody holds a handle.
   bool is_held() const noexcept { return references_ > 1 + calls_; }
 

@@ -56,8 +56,8 @@ class watcher final : public registration {
  public:
   int fd() const noexcept { return fd_; }
 
-  // With `oneshot` each of them also does what rearm() does. Disabling cannot fail, and does nothing to one
-  // that is inert.
+  // With `oneshot` enabling also does what rearm() does. Disabling cannot fail, and does nothing to one that is
+  // inert.
   void enable_read() { enable(read_, reads_, "read"); }
   void enable_write() { enable(write_, writes_, "write"); }
   void disable_read() noexcept { disable(reads_); }
