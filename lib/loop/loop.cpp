@@ -377,7 +377,7 @@ signal_hub& loop::signals() {
 owned<signal_watch> loop::signal(const signal_set& numbers, callback<const signal_event&> then) {
   if (!then) throw_misuse("a signal without a function to call");
   owned<signal_watch> made(*new signal_watch(*this, numbers, std::move(then)));
-  if (outer_ && !in_turn_) show_readiness();
+  show_change();
   return made;
 }
 
@@ -389,7 +389,7 @@ child_table& loop::children() {
 owned<child_watch> loop::child_exit(pid_t pid, callback<const child_status&> then, reap how) {
   if (!then) throw_misuse("the end of a process without a function to call");
   owned<child_watch> made(*new child_watch(*this, pid, std::move(then), how));
-  if (outer_ && !in_turn_) show_readiness();
+  show_change();
   return made;
 }
 
@@ -416,14 +416,14 @@ owned<timer> loop::fire_every(duration interval, const instant* first, callback<
 
 coir::waker loop::waker(callback<std::uint64_t> then) {
   coir::waker made(*this, std::move(then));
-  if (outer_ && !in_turn_) show_readiness();
+  show_change();
   return made;
 }
 
 owned<path_watch> loop::watch_path(std::string path, fs_mask what, callback<const fs_event&> then) {
   if (!then) throw_misuse("a path is to be watched without a function to call");
   owned<path_watch> made(*new path_watch(*this, std::move(path), what, std::move(then)));
-  if (outer_ && !in_turn_) show_readiness();
+  show_change();
   return made;
 }
 

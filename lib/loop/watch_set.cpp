@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <memory>
 #include <utility>
@@ -69,9 +68,11 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
     throw_misuse(fmt::format("descriptor {} is to be watched without a callback: nobody would hear of it", fd));
   }
   watcher* const before = find(fd);
-  const bool replace = options.replace;
-  // A number of the loop's own.
-  if (before != nullptr && before->is_part()) throw_error(EEXIST, why_refused(EEXIST, fd));
+  // What the loop has just made for itself cannot be watched yet: one that has its number was closed.
+  const bool replace = options.replace || kind == registration_kind::part;
+  if (before != nullptr && before->is_part()) {
+    throw_error(EEXIST, fmt::format("watching descriptor {}, which is the loop's own", fd));
+  }
   struct undo {
     void operator()(watcher* made) const noexcept { delete made; }
   };

@@ -28,7 +28,7 @@ class watch_set {
   watcher& add(loop& of, int fd, watch_options&& options,
                registration_kind kind = registration_kind::watcher);
   watcher* find(int fd) noexcept;
-  // Both throw what the kernel answers.
+  // Throws what the kernel answers.
   void change(watcher& which);
   void remove(watcher& which) noexcept;
   void disable(watcher& which) noexcept;

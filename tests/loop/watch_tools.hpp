@@ -18,6 +18,13 @@
 
 namespace tests {
 
+// A pipe with a watcher on it that a test can name.
+struct line {
+  support::fd_pair ends = support::pipe_pair();
+  coir::owned<coir::watcher> in;
+  int fd() const { return ends[0].get(); }
+};
+
 inline void put(const coir::unique_fd& into, std::string_view text) {
   REQUIRE(::write(into.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
 }

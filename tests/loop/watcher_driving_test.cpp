@@ -19,17 +19,12 @@ using Catch::Matchers::Contains;
 using coir::watch_options;
 using coir::watcher;
 using tests::host;
+using tests::line;
 using tests::put;
 using tests::readable;
 using tests::take;
 
 namespace {
-
-struct line {
-  support::fd_pair ends = support::pipe_pair();
-  coir::owned<watcher> in;
-  int fd() const { return ends[0].get(); }
-};
 
 // Keeps the backend busy, so that the watchers' set is not slept in by itself.
 class something_in_flight {

@@ -13,17 +13,11 @@
 using namespace std::chrono_literals;
 using coir::watch_options;
 using coir::watcher;
+using tests::line;
 using tests::put;
 using tests::take;
 
 namespace {
-
-// A pipe with a watcher on it that a test can name.
-struct line {
-  support::fd_pair ends = support::pipe_pair();
-  coir::owned<watcher> in;
-  int fd() const { return ends[0].get(); }
-};
 
 // Connected to a port where nobody listens, and told so: EPOLLERR and EPOLLOUT, and no EPOLLIN.
 coir::unique_fd refused_socket() {

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 
 #include <climits>
-#include <fstream>
 #include <stdexcept>
 #include <string>
 
@@ -15,17 +14,12 @@ using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
 using coir::watch_options;
 using coir::watcher;
+using tests::line;
 using tests::put;
 using tests::refusal;
 using tests::take;
 
 namespace {
-
-struct line {
-  support::fd_pair ends = support::pipe_pair();
-  coir::owned<watcher> in;
-  int fd() const { return ends[0].get(); }
-};
 
 // What the kernel tells while there is nothing to tell. Turns do not say: a ring that was destroyed before
 // interrupts a wait.
@@ -439,4 +433,20 @@ TEST_CASE("a oneshot watcher that has fired and was closed gets nothing of the n
   CHECK(refusal([&] { one.in->rearm(); }) == EBADF);
   loop.run_once();
   CHECK(calls == 1);
+}
+
+TEST_CASE("a silent watcher of a number that was closed does not keep the loop from using it itself") {
+  coir::loop loop;
+  line one;
+  one.in = loop.watch(one.fd(), watch_options{.read = [] {}});
+  one.in->disable_read();
+  one.ends[1].reset();  // a hang-up that nobody hears
+  loop.run_once();
+  REQUIRE(loop.stats().watchers.unheard == 1);
+  close_behind(one);
+  int calls = 0;
+  auto own = loop.waker([&] { ++calls; });
+  CHECK_FALSE(one.in);
+  own.wake();
+  support::run_until(loop, [&] { return calls == 1; });
 }

@@ -10,18 +10,9 @@
 using namespace std::chrono_literals;
 using coir::watch_options;
 using coir::watcher;
+using tests::line;
 using tests::put;
 using tests::take;
-
-namespace {
-
-struct line {
-  support::fd_pair ends = support::pipe_pair();
-  coir::owned<watcher> in;
-  int fd() const { return ends[0].get(); }
-};
-
-}  // namespace
 
 TEST_CASE("level-triggered: what is left unread is told again") {
   coir::loop loop;
