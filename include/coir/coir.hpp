@@ -24,6 +24,11 @@
 #include <coir/fiber/sleep.hpp>
 #include <coir/fiber/task.hpp>
 
+#include <coir/scope/cancel_scope.hpp>
+#include <coir/scope/nursery.hpp>
+#include <coir/scope/shutdown.hpp>
+#include <coir/scope/timeout.hpp>
+
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>
 #include <coir/io/stream.hpp>

@@ -31,37 +31,19 @@ const char* name_of(fiber_state state) noexcept {
   return "";
 }
 
-// --- region ---
-
-// Down the tree without recursion, which a long chain of fibers would turn into a stack overflow. A fiber
-// that is cancelled already has told everything below it.
-void region::cancel() noexcept {
-  if (cancelled_) return;
-  cancelled_ = true;
-  fiber_base* at = children_;
-  while (at != nullptr) {
-    const bool reached = std::exchange(at->region::cancelled_, true);
-    at->receive_cancel();
-    if (!reached && at->children_ != nullptr) {
-      at = at->children_;
-      continue;
-    }
-    while (at->younger_ == nullptr && at->region::parent_ != this) {
-      at = at->region::parent_->fiber();
-    }
-    at = at->younger_;
-  }
-}
-
 // --- fiber_base ---
 
 fiber_base::cold& fiber_base::make_cold() {
-  if (cold_ == nullptr) cold_ = std::make_unique<cold>();
-  return *cold_;
+  if (cold* const mine = cold_part(); mine != nullptr) return *mine;
+  auto made = std::make_unique<cold>();
+  if (more_ != 0) made->innermost = &innermost_region();
+  more_ = reinterpret_cast<std::uintptr_t>(made.get());
+  return *made.release();
 }
 
 std::string_view fiber_base::name() const noexcept {
-  return cold_ == nullptr ? std::string_view() : std::string_view(cold_->name);
+  const cold* const mine = cold_part();
+  return mine == nullptr ? std::string_view() : std::string_view(mine->name);
 }
 
 fiber_base* fiber_base::parent() const noexcept {
@@ -83,20 +65,8 @@ place fiber_base::waits_at() const noexcept {
 
 void fiber_base::cancel() noexcept {
   if (phase_ == phase::dead) return;
-  receive_cancel();
   region::cancel();
   home_->on().work_appeared();
-}
-
-// The region's flag tells the tree below; this one tells the fiber.
-void fiber_base::receive_cancel() noexcept {
-  cancel_pending_ = true;
-  if (phase_ != phase::waiting || (flags_ & abort_asked) != 0) return;
-  flags_ |= abort_asked;
-  if (op_kind_->abort(op_) == abort_answer::now) {
-    flags_ |= aborted;
-    wake(*this);
-  }
 }
 
 void fiber_base::add_failure(std::exception_ptr why) noexcept {
@@ -113,8 +83,20 @@ void fiber_base::add_failure(std::exception_ptr why) noexcept {
   }
 }
 
+void fiber_base::keep_failures(const std::vector<std::exception_ptr>& others) noexcept {
+  if (others.empty()) return;
+  try {
+    std::vector<std::exception_ptr>& mine = make_cold().failures;
+    mine.insert(mine.end(), others.begin(), others.end());
+  } catch (const std::bad_alloc&) {
+    // They stay with the region, as long as it lives.
+  }
+}
+
 std::exception_ptr fiber_base::failure() const noexcept {
-  if (cold_ != nullptr && cold_->failure != nullptr) return cold_->failure;
+  if (const cold* const mine = cold_part(); mine != nullptr && mine->failure != nullptr) {
+    return mine->failure;
+  }
   return std::make_exception_ptr(std::bad_alloc());
 }
 

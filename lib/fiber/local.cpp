@@ -4,8 +4,8 @@ namespace coir {
 
 void* fiber_local_access::find(const void* key) {
   const fiber_base& self = running_fiber();
-  if (self.cold_ == nullptr || self.cold_->values == nullptr) return nullptr;
-  for (const locals::value& each : self.cold_->values->values) {
+  if (!self.has_values()) return nullptr;
+  for (const locals::value& each : self.cold_part()->values->values) {
     if (each.key == key) return each.what.get();
   }
   return nullptr;

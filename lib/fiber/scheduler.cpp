@@ -64,7 +64,7 @@ void fiber_home::free_slab::operator()(std::byte* slab) const noexcept {
 void fiber_home::prepare(fiber_base& block, const spawn_options& options) {
   if (!options.name_.empty()) block.make_cold().name = options.name_;
   if (current_fiber != nullptr && current_fiber->has_values()) {
-    block.make_cold().values = current_fiber->cold_->values;
+    block.make_cold().values = current_fiber->cold_part()->values;
   }
 }
 
@@ -127,7 +127,7 @@ std::size_t fiber_home::run_ready() {
 template <bool Traced>
 inline void fiber_home::run(fiber_base& which) noexcept {
   if (which.phase_ != fiber_base::phase::active) {
-    if (which.phase_ == fiber_base::phase::fresh && !which.cancel_pending_ &&
+    if (which.phase_ == fiber_base::phase::fresh && !which.interrupted_ &&
         which.body_kind().begin == nullptr) [[likely]] {
       which.phase_ = fiber_base::phase::active;
     } else if (!start_or_end(which)) {
@@ -170,8 +170,12 @@ bool fiber_home::start_or_end(fiber_base& which) noexcept {
     end(which);
     return false;
   }
-  if (which.cancel_pending_) {
-    which.outcome_ = fiber_outcome::cancelled;
+  if (which.interrupted_) {
+    if (std::exception_ptr given = which.take_interrupt(); given != nullptr) {
+      which.body_failed(std::move(given));
+    } else {
+      which.outcome_ = fiber_outcome::cancelled;
+    }
     end(which);
     return false;
   }
@@ -193,6 +197,7 @@ void fiber_home::body_over(fiber_base& which) noexcept {
   if (which.body_kind().collect != nullptr && which.outcome_ == fiber_outcome::none) {
     which.body_kind().collect(which);
   }
+  if ((which.region::state_ & region::told) != 0 && which.outcome_ == fiber_outcome::returned) ++swallowed_;
   if (which.region::empty()) [[likely]] {
     end(which);
     return;
@@ -216,7 +221,7 @@ void fiber_home::end(fiber_base& which) noexcept {
     return;
   }
   // A child's failure weighs more than the result of a body that it cancelled.
-  if (which.cold_ != nullptr && which.cold_->failure != nullptr) {
+  if (const auto* const cold = which.cold_part(); cold != nullptr && cold->failure != nullptr) {
     which.outcome_ = fiber_outcome::failed;
   }
   which.phase_ = fiber_base::phase::dead;
@@ -242,12 +247,18 @@ void fiber_home::end(fiber_base& which) noexcept {
   if (which.outcome_ == fiber_outcome::failed && !joined) [[unlikely]] {
     if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
       tell_failure(which, which.failure());
-    } else {
+    } else if (where.is_body()) {
       owner->add_failure(which.failure());
       owner->cancel();
+    } else {
+      static_cast<entered_region&>(where).fail(which.failure());
     }
   }
-  if (owner != nullptr && owner->phase_ == fiber_base::phase::over && where.empty()) {
+  if (!where.is_body()) {
+    if (owner != nullptr) {
+      static_cast<entered_region&>(where).child_ended(which.outcome_ == fiber_outcome::cancelled);
+    }
+  } else if (owner->phase_ == fiber_base::phase::over && where.empty()) {
     ready_.push(*owner);
   }
   which.release();
@@ -277,11 +288,19 @@ void fiber_home::tell_failure(const fiber_base& which, std::exception_ptr why) n
 }
 
 fiber_base* fiber_home::next_in_tree(fiber_base& at) noexcept {
-  if (fiber_base* const child = at.region::first_child(); child != nullptr) return child;
-  for (fiber_base* up = &at; up != nullptr; up = up->parent()) {
-    if (up->younger_ != nullptr) return up->younger_;
+  region* where = &at.innermost_region();
+  fiber_base* child = where->first_child();
+  while (child == nullptr) {
+    if (where == &at.home_->root()) return nullptr;
+    if (where->is_body()) {
+      child = where->fiber()->younger_;
+      where = where->parent();
+    } else {
+      where = where->parent();
+      child = where->first_child();
+    }
   }
-  return nullptr;
+  return child;
 }
 
 // The end of the scheduler: everything that lives is cancelled, and runs until it has ended.
@@ -345,7 +364,7 @@ fiber_base* fiber_home::next_on_stack() noexcept {
   fiber_base& next = *ready_.front();
   if (next.stack_ == nullptr || next.phase_ > fiber_base::phase::active) return nullptr;
   if (next.phase_ == fiber_base::phase::fresh) {
-    if (next.cancel_pending_) return nullptr;
+    if (next.interrupted_) return nullptr;
     next.phase_ = fiber_base::phase::active;
   }
   ready_.pop();

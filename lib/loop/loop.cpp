@@ -438,6 +438,7 @@ loop_census loop::census() const noexcept {
   all.paths = of(registration_kind::path);
   all.requests = backend_->in_flight();
   all.holds = holds_;
+  all.armed = timers_.size();
   return all;
 }
 

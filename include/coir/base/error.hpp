@@ -34,8 +34,14 @@ class cancelled {
   // Bytes that an operation made of several steps (write_all, read_exactly) had moved before.
   std::size_t transferred() const noexcept { return transferred_; }
 
+  // The region that was cancelled, by its address: how a scope knows its own cancellation from others. Null
+  // for one that nobody but a `throw` made.
+  const void* origin() const noexcept { return origin_; }
+  cancelled& because_of(const void* region) noexcept { return origin_ = region, *this; }
+
  private:
   std::size_t transferred_ = 0;
+  const void* origin_ = nullptr;
 };
 
 // An errno value as an error code; the one place where errno becomes an error.

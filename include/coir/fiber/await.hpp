@@ -48,7 +48,7 @@ template <class Op>
   requires op<std::remove_reference_t<Op>>
 decltype(auto) await(Op&& what, place at = here::current()) {
   fiber_base& self = priv::running_fiber_on_stack(at);
-  self.check_cancelled();
+  if constexpr (!priv::cannot_be_cancelled<std::remove_reference_t<Op>>) self.check_interrupted();
   if constexpr (priv::only_yields<std::remove_reference_t<Op>>) {
     self.begin_yield();
     self.home().switch_out(self);
@@ -57,7 +57,7 @@ decltype(auto) await(Op&& what, place at = here::current()) {
       self.home().switch_out(self);
     }
     if (self.take_aborted()) [[unlikely]]
-      priv::throw_cancelled(what);
+      priv::throw_stopped(self, what);
   }
   return what.take();
 }

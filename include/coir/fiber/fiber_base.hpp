@@ -37,6 +37,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace coir {
@@ -59,6 +60,8 @@ struct op_kind {
   abort_answer (*abort)(void* op) noexcept;
   // Adds to a text what exactly is waited for; null where the name says it all.
   void (*describe)(const void* op, std::string& text);
+  // A region around the fiber begins to wind down; null for ops that do not care.
+  void (*shutting_down)(void* op) noexcept;
 };
 
 // What is known of every fiber with the same kind of body.
@@ -100,13 +103,26 @@ class fiber_base : public waiter, private region {
   }
   std::string_view name() const noexcept;
   place spawned_at() const noexcept { return spawned_at_; }
-  bool cancelled() const noexcept { return cancel_pending_; }
+  // Its next suspend point throws `cancelled`.
+  bool cancelled() const noexcept { return innermost_region().cancelled(); }
+  bool shutting_down() const noexcept { return innermost_region().shutting_down(); }
   fiber_home& home() const noexcept { return *home_; }
 
   // The tree. The parent is the fiber whose region this one was spawned in; null for a root.
   fiber_base* parent() const noexcept;
   region& body() noexcept { return *this; }
   const region& body() const noexcept { return *this; }
+  // The one it has entered last, of those it has not left; its body where there is none.
+  region& innermost_region() noexcept {
+    return const_cast<region&>(std::as_const(*this).innermost_region());
+  }
+  const region& innermost_region() const noexcept {
+    if (more_ == 0) [[likely]] return *this;
+    const region* const inner = (more_ & is_region) != 0
+                                    ? reinterpret_cast<const region*>(more_ & ~is_region)
+                                    : cold_part()->innermost;
+    return inner == nullptr ? *this : *inner;
+  }
   fiber_base* next_sibling() const noexcept;
 
   // Of a waiting fiber: in what, since when, and at which line.
@@ -132,13 +148,21 @@ class fiber_base : public waiter, private region {
 
   // Level-triggered: the body gets `cancelled` at its suspend points, as do all fibers inside it.
   void cancel() noexcept;
+  // Gets this exception at its suspend point, once. False: it is dead.
+  bool interrupt(std::exception_ptr what);
+  // Failures of its children that nothing will throw: for handle_base::other_failures().
+  void keep_failures(const std::vector<std::exception_ptr>& others) noexcept;
+  // What interrupt() gave it and no suspend point has thrown yet.
+  std::exception_ptr take_interrupt() noexcept;
 
   // --- the suspend point (op.hpp, await.hpp) ---
 
-  void check_cancelled() const {
-    if (cancel_pending_) [[unlikely]]
-      throw coir::cancelled();
+  void check_interrupted() {
+    if (interrupted_) [[unlikely]]
+      throw_interruption(coir::cancelled());
   }
+  // What interrupt() gave it, or else `cancelled`, with what `why` says of how far the op came.
+  [[noreturn, gnu::cold]] void throw_interruption(coir::cancelled why);
   // Starts the op. True: the fiber suspends.
   template <class Op>
   bool begin_wait(Op& what, const op_kind& kind);
@@ -165,11 +189,18 @@ class fiber_base : public waiter, private region {
     std::exception_ptr failure;                 // the first: of the body or of a child
     std::vector<std::exception_ptr> failures;   // those that came after it
     std::shared_ptr<const coir::locals> values;  // fiber_local values, shared with children
+    std::exception_ptr interrupt;               // to be thrown at the next suspend point
+    region* innermost = nullptr;                // null: its body
   };
   cold& make_cold();  // may throw std::bad_alloc
   // Has values that a child inherits.
-  bool has_values() const noexcept { return cold_ != nullptr && cold_->values != nullptr; }
-  const cold* cold_part() const noexcept { return cold_.get(); }
+  bool has_values() const noexcept {
+    const cold* const mine = cold_part();
+    return mine != nullptr && mine->values != nullptr;
+  }
+  cold* cold_part() const noexcept {
+    return (more_ & is_region) != 0 ? nullptr : reinterpret_cast<cold*>(more_);
+  }
   // Of one that failed: the first failure, or that there was no memory to keep it.
   std::exception_ptr failure() const noexcept;
 
@@ -184,6 +215,7 @@ class fiber_base : public waiter, private region {
   void body_failed(std::exception_ptr why) noexcept;
 
  private:
+  friend class entered_region;
   friend class fiber_home;
   friend class fiber_local_access;
   friend class handle_base;
@@ -193,9 +225,25 @@ class fiber_base : public waiter, private region {
 
   enum class phase : std::uint8_t { fresh, active, waiting, over, dead };
 
-  void receive_cancel() noexcept;
+  // One of its regions, and what it has entered inside up to a shield, is marked with `what`. Returns the
+  // innermost that is.
+  region* receive(region& outermost, region::flag what) noexcept;
+  void abort_wait() noexcept;
+  void set_innermost(region* which) noexcept;
+  // After anything that it depends on has changed.
+  void update_interrupted() noexcept;
+  void update_cancelled() noexcept;
+  // It parks: limits in time begin to count.
+  void begin_limits() noexcept {
+    if ((flags_ & with_limit) != 0) [[unlikely]]
+      arm_limits();
+  }
+  void arm_limits() noexcept;
   // Its body is over: nobody in it waits any more, and what is still spawned there will not run.
-  void refuse_more() noexcept { cancel_pending_ = region::cancelled_ = true; }
+  void refuse_more() noexcept {
+    interrupted_ = true;
+    region::state_ |= region::is_cancelled;
+  }
   void add_failure(std::exception_ptr why) noexcept;
   void hold() noexcept { ++references_; }
   void release() noexcept;
@@ -204,7 +252,7 @@ class fiber_base : public waiter, private region {
   // whose padding the flags lie.
   phase phase_ = phase::fresh;
   bool suspended_ = true;        // the innermost coroutine, not the code around it
-  bool cancel_pending_ = false;  // itself or something around it, and no shield between
+  bool interrupted_ = false;     // its next suspend point throws
   enum : std::uint8_t {
     aborted = 1,      // the op it waited in was asked to stop, and answered `now`
     abort_asked = 2,  // ... was asked, and answered `later`
@@ -212,6 +260,7 @@ class fiber_base : public waiter, private region {
     with_value = 8,   // the block holds a result
     taken = 16,       // take() moved it out
     bodyless = 32,    // what the body was made of is destroyed
+    with_limit = 64,  // it has entered a region whose limit in time does not count yet
   };
   std::uint8_t flags_ = 0;
   fiber_outcome outcome_ = fiber_outcome::none;
@@ -232,7 +281,9 @@ class fiber_base : public waiter, private region {
   fiber_base* younger_ = nullptr;  // of the youngest: null
   place spawned_at_;
   join_base* joiners_ = nullptr;  // the oldest
-  std::unique_ptr<cold> cold_;
+  // The innermost region it has entered, with the low bit set; or its cold block, which then has that.
+  static constexpr std::uintptr_t is_region = 1;
+  std::uintptr_t more_ = 0;
 };
 
 static_assert(sizeof(fiber_base) == 128, "two lines of the cache");

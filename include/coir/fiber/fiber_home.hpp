@@ -44,7 +44,8 @@ struct stack_exit {
 struct scheduler_stats {
   std::uint64_t spawned = 0;
   std::uint64_t ended = 0;
-  std::uint64_t failures = 0;  // told to the failure handler
+  std::uint64_t failures = 0;   // told to the failure handler
+  std::uint64_t swallowed = 0;  // cancellations that were caught and not rethrown
 };
 
 // Told of failures that no region and no joiner takes. Must not throw.
@@ -56,7 +57,9 @@ class fiber_home final : public ready_hook {
 
   loop& on() const noexcept { return *loop_; }
   region& root() noexcept { return root_; }
-  scheduler_stats stats() const noexcept { return {next_id_ - 1, ended_, failures_}; }
+  scheduler_stats stats() const noexcept {
+    return {next_id_ - 1, ended_, failures_, swallowed_};
+  }
   std::uint64_t alive() const noexcept { return next_id_ - 1 - ended_; }
   void on_failure(failure_handler handler) { on_failure_ = std::move(handler); }
 
@@ -131,6 +134,7 @@ class fiber_home final : public ready_hook {
 
  private:
   friend class fiber_base;
+  friend class entered_region;
 
   static constexpr std::uint32_t fibers_per_turn = 256;
   static constexpr std::uint32_t ops_per_share = 64;
@@ -152,6 +156,8 @@ class fiber_home final : public ready_hook {
   void body_over(fiber_base& which) noexcept;
   void end(fiber_base& which) noexcept;
   void tell_failure(const fiber_base& which, std::exception_ptr why) noexcept;
+  // `cancelled` because of this region was caught by the fiber, which went on.
+  void note_swallowed(const fiber_base& which, region& origin) noexcept;
 
   // What every switch touches, together.
   queue<fiber_base, &fiber_base::next_> ready_;
@@ -169,6 +175,7 @@ class fiber_home final : public ready_hook {
   std::uint64_t recycled_ = 0;    // ... and so many of them are free again
   std::uint64_t ended_ = 0;
   std::uint64_t failures_ = 0;
+  std::uint64_t swallowed_ = 0;
   bool closed_ = false;
   region root_;
 
@@ -203,7 +210,10 @@ inline void fiber_base::wake(waiter& self) noexcept {
 
 inline void fiber_base::waits_on_stack_at(place at) noexcept { stack_->waits_at(at); }
 
-inline void fiber_base::begin_yield() noexcept { home_->push(*this); }
+inline void fiber_base::begin_yield() noexcept {
+  begin_limits();
+  home_->push(*this);
+}
 
 template <class Op>
 bool fiber_base::begin_wait(Op& what, const op_kind& kind) {
@@ -213,7 +223,10 @@ bool fiber_base::begin_wait(Op& what, const op_kind& kind) {
   since_ms_ = home_->turn_ms();
   phase_ = phase::waiting;
   try {
-    if (what.start(*this)) return true;
+    if (what.start(*this)) {
+      begin_limits();
+      return true;
+    }
   } catch (...) {
     phase_ = phase::active;
     throw;
@@ -231,8 +244,8 @@ inline void fiber_base::release() noexcept {
   fiber_home& home = *home_;
   const fiber_kind& mine = body_kind();
   if (mine.destroy != nullptr) mine.destroy(*this);
-  if (cold_ != nullptr) [[unlikely]]
-    cold_.reset();
+  if (more_ != 0) [[unlikely]]
+    delete cold_part();
   home.recycle(this, mine.bytes);
 }
 
@@ -258,15 +271,20 @@ inline void region::remove(fiber_base& child) noexcept {
 }
 
 inline fiber_base* region::fiber() noexcept {
-  return body_ ? static_cast<fiber_base*>(this) : nullptr;
+  if (is_body()) [[likely]]
+    return static_cast<fiber_base*>(this);
+  return (state_ & by_entering) != 0 ? static_cast<entered_region*>(this)->fiber_ : nullptr;
 }
 
 inline void fiber_home::begin(fiber_base& block) noexcept {
   region& where = *block.region::parent();
   where.add(block);
   // Born into a cancelled region: it will not run.
-  if (where.cancelled()) [[unlikely]]
-    block.cancel();
+  if ((where.state_ & (region::is_cancelled | region::winding_down)) != 0) [[unlikely]] {
+    block.region::state_ |= static_cast<std::uint8_t>(
+        where.state_ & (region::is_cancelled | region::winding_down));
+    block.interrupted_ = where.cancelled();
+  }
   if (trace_mask_ != 0) [[unlikely]] {
     COIR_TRACE(loop_->trace(), trace::point::spawn, block.id(),
                block.parent() == nullptr ? 0 : block.parent()->id(),

@@ -76,6 +76,13 @@ inline constexpr op_kind kind_of{
         };
       }
       return describe;
+    }(),
+    [] {
+      void (*shutting_down)(void*) noexcept = nullptr;
+      if constexpr (requires(Op& what) { what.shutting_down(); }) {
+        shutting_down = [](void* what) noexcept { static_cast<Op*>(what)->shutting_down(); };
+      }
+      return shutting_down;
     }()};
 
 // False, and known to be so only where a template is used: for what must not compile, but say why.
@@ -85,13 +92,17 @@ inline constexpr bool never = false;
 template <op Op>
 inline constexpr bool only_yields = requires { Op::only_yields; };
 
+// Such an op is waited for in any case: a region's end waits for its children, however often it is cancelled.
+template <op Op>
+inline constexpr bool cannot_be_cancelled = requires { Op::cannot_be_cancelled; };
+
 // An op that was stopped half-way says so itself; all others had no effect.
 template <op Op>
-[[noreturn]] void throw_cancelled(Op& what) {
+[[noreturn]] void throw_stopped(fiber_base& self, Op& what) {
   if constexpr (requires { what.cancellation(); }) {
-    throw what.cancellation();
+    self.throw_interruption(what.cancellation());
   } else {
-    throw cancelled();
+    self.throw_interruption(cancelled());
   }
 }
 
@@ -104,7 +115,7 @@ class [[nodiscard]] op_awaiter {
 
   bool await_ready() {
     fiber_base& self = running_fiber();
-    self.check_cancelled();
+    if constexpr (!cannot_be_cancelled<Op>) self.check_interrupted();
     if constexpr (only_yields<Op>) {
       return false;
     } else {
@@ -121,7 +132,7 @@ class [[nodiscard]] op_awaiter {
     self.mark_resumed();
     if constexpr (!only_yields<Op>) {
       if (self.take_aborted()) [[unlikely]]
-        throw_cancelled(*what_);
+        throw_stopped(self, *what_);
     }
     return what_->take();
   }

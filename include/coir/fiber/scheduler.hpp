@@ -91,7 +91,7 @@ class scheduler {
 template <class Body>
 auto spawn(Body&& body, const spawn_options& options = {}, place at = here::current()) {
   fiber_base& self = running_fiber();
-  return self.home().spawn(self.body(), std::forward<Body>(body), options, at);
+  return self.home().spawn(self.innermost_region(), std::forward<Body>(body), options, at);
 }
 
 // Lets every fiber that is ready now run before this one goes on.
@@ -113,11 +113,6 @@ class [[nodiscard("co_await it, or coir::await(it)")]] yield_op {
 inline yield_op yield() noexcept { return {}; }
 
 namespace priv {
-
-template <class T>
-struct is_task : std::false_type {};
-template <class T>
-struct is_task<task<T>> : std::true_type {};
 
 // The body is a task.
 template <class T>

@@ -288,6 +288,11 @@ class [[nodiscard("a task does nothing before it is awaited or spawned")]] task 
 namespace priv {
 
 template <class T>
+struct is_task : std::false_type {};
+template <class T>
+struct is_task<task<T>> : std::true_type {};
+
+template <class T>
 class [[nodiscard]] task_awaiter {
  public:
   explicit task_awaiter(task<T>& what) noexcept : child_(task_access::promise(what)) {}

@@ -118,6 +118,7 @@ struct loop_census {
   std::size_t paths = 0;
   std::size_t requests = 0;  // in flight
   std::size_t holds = 0;
+  std::size_t armed = 0;  // deadlines of all kinds: of timers, sleeping fibers and scopes
 };
 
 class child_table;
@@ -154,6 +155,9 @@ class loop {
     check_alive();
     push(new posted<std::decay_t<Work>>(std::forward<Work>(work)));
   }
+
+  // The same for what must not fail then: the node was made before.
+  void post_made(std::unique_ptr<post_node> work) noexcept { push(work.release()); }
 
   // See watcher.hpp.
   owned<watcher> watch(int fd, watch_options options);

@@ -1,0 +1,48 @@
+// coir/scope/shutdown.hpp: a program, or a part of it, that is asked to end before it is made to.
+//
+//   while (!coir::shutting_down()) handle(co_await next_request());
+//   co_await coir::wait_shutting_down();     // cancel(grace) of anything around this fiber, or a signal
+//                                                           [tests/scope/shutdown_test.cpp]
+//
+// cancel(grace), of a scope, a nursery or a fiber, has two phases. First everything inside is asked: it sees
+// shutting_down(), and who waits for it goes on. When the grace is over, what is left is cancelled.
+//
+// Shape    a question and an op, about the running fiber's innermost region.
+// Order    fibers that wait for it become ready in the order in which they were spawned.
+// Thread   one loop.
+// Cancel   wait_shutting_down() aborts at once. A shield keeps out the asking too.
+// Errors   none.
+// Cost     a flag; waiting allocates nothing.
+// See      coir/scope/cancel_scope.hpp
+#pragma once
+
+#include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/op.hpp>
+
+namespace coir {
+
+inline bool shutting_down() { return running_fiber().shutting_down(); }
+
+class [[nodiscard("co_await it, or coir::await(it)")]] shutdown_op {
+ public:
+  static constexpr const char* name = "shutdown";
+  shutdown_op() noexcept {}
+
+  bool start(waiter& told) {
+    if (coir::shutting_down()) return false;
+    told_ = &told;
+    return true;
+  }
+  abort_answer abort() noexcept { return abort_answer::now; }
+  // Called when a region around the fiber is asked to end.
+  void shutting_down() noexcept { told_->done(); }
+  void take() noexcept {}
+
+ private:
+  waiter* told_ = nullptr;
+};
+
+// Until the running fiber is asked to end.
+inline shutdown_op wait_shutting_down() noexcept { return {}; }
+
+}  // namespace coir

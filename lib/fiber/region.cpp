@@ -1,0 +1,316 @@
+#include <coir/fiber/region.hpp>
+
+#include <coir/fiber/scheduler.hpp>
+
+#include <fmt/format.h>
+
+#include <exception>
+#include <new>
+#include <utility>
+
+namespace coir {
+
+// --- region ---
+
+void region::cancel() noexcept {
+  state_ |= requested;
+  spread(is_cancelled);
+}
+
+void region::shut_down() noexcept { spread(winding_down); }
+
+// Down the tree without recursion, which a long chain of fibers would turn into a stack overflow. What is
+// marked already has told everything below it.
+void region::spread(flag what) noexcept {
+  if ((state_ & what) != 0) return;
+  fiber_base* const own = fiber();
+  region* at = this;
+  if (own != nullptr) {
+    at = own->receive(*this, what);
+  } else {
+    state_ |= what;
+  }
+  fiber_base* child = at->children_;
+  for (;;) {
+    if (child != nullptr) {
+      region& body = child->body();
+      if ((body.state_ & what) != 0) {
+        child = child->younger_;
+      } else {
+        at = child->receive(body, what);
+        child = at->children_;
+      }
+    } else if (at == this) {
+      return;
+    } else if (at->is_body()) {
+      // All in this fiber are told; its siblings are next.
+      child = at->fiber()->younger_;
+      at = at->parent_;
+    } else {
+      at = at->parent_;
+      child = at->children_;
+    }
+  }
+}
+
+// --- entered_region ---
+
+void entered_region::enter(fiber_base& self) noexcept {
+  COIR_ASSERT(fiber_ == nullptr, "a region was entered twice");
+  fiber_ = &self;
+  parent_ = &self.innermost_region();
+  if (!shielded()) state_ |= parent_->state_ & (is_cancelled | winding_down);
+  self.set_innermost(this);
+  self.update_interrupted();
+  if (cancelled()) tell_cancelled();
+  if (relative_ || deadline_ != never) self.flags_ |= fiber_base::with_limit;
+}
+
+void entered_region::leave() noexcept {
+  COIR_ASSERT(fiber_ != nullptr && &fiber_->innermost_region() == this,
+              "a region was left that is not its fiber's innermost");
+  COIR_ASSERT(empty(), "a region was left before its children had ended");
+  fiber_base& self = *std::exchange(fiber_, nullptr);
+  self.home_->on().disarm(*this);
+  self.set_innermost(std::exchange(parent_, nullptr));
+  self.update_interrupted();
+}
+
+void entered_region::limit(duration from_parking) {
+  relative_ = from_parking != duration::max();
+  limit_ = from_parking;
+  deadline_ = never;
+  set_limit();
+}
+
+void entered_region::deadline(instant at) {
+  relative_ = false;
+  deadline_ = at;
+  set_limit();
+}
+
+void entered_region::set_limit() {
+  if (fiber_ == nullptr || expired_) return;
+  loop& on = fiber_->home().on();
+  if (fiber_ == current_fiber && !armed()) {
+    fiber_->flags_ |= fiber_base::with_limit;
+  } else if (!relative_ && deadline_ == never) {
+    on.disarm(*this);
+  } else {
+    // Its fiber is parked, or the timer was armed when it was.
+    arm(on.time());
+  }
+}
+
+void entered_region::arm(instant now) {
+  if (relative_) {
+    deadline_ = after(now, limit_);
+    relative_ = false;
+  }
+  if (deadline_ != never) fiber_->home().on().arm(*this, deadline_);
+}
+
+void entered_region::expire(timer_node& mine) {
+  auto& self = static_cast<entered_region&>(mine);
+  self.expired_ = true;
+  self.cancel();
+}
+
+void entered_region::cancel_after(duration grace) {
+  if (grace <= duration::zero()) {
+    cancel();
+    return;
+  }
+  shut_down();
+  if (fiber_ == nullptr) {
+    if (!relative_ || grace < limit_) limit(grace);
+    return;
+  }
+  const instant now = fiber_->home().on().time();
+  const instant end = after(now, grace);
+  if (relative_) arm(now);
+  if (end < deadline_) {
+    deadline_ = end;
+    arm(now);
+  }
+}
+
+void entered_region::set_shield(bool on) noexcept {
+  if (on == shielded()) return;
+  if (on) {
+    state_ |= shield;
+  } else {
+    state_ &= static_cast<std::uint8_t>(~shield);
+  }
+  if (fiber_ == nullptr) return;
+  if (on) {
+    // What came from outside does not hold any more in what its own fiber has entered; children that were
+    // told stay so.
+    fiber_->update_cancelled();
+    return;
+  }
+  if (parent_->shutting_down()) shut_down();
+  if (parent_->cancelled()) spread(is_cancelled);
+}
+
+void entered_region::tell_cancelled() noexcept {
+  if (on_cancel_ != nullptr) std::exchange(on_cancel_, nullptr)(*this);
+}
+
+void entered_region::fail(std::exception_ptr why) noexcept {
+  if (failure_ == nullptr) {
+    failure_ = std::move(why);
+  } else {
+    try {
+      other_failures_.push_back(std::move(why));
+    } catch (const std::bad_alloc&) {
+      // There is one to throw; of the others this one is not kept.
+    }
+  }
+  cancel();
+}
+
+// --- a fiber and its regions ---
+
+region* fiber_base::receive(region& outermost, region::flag what) noexcept {
+  region* first = &innermost_region();
+  bool shielded = false;
+  for (region* each = first; each != &outermost; each = each->parent_) {
+    if (each->shielded()) {
+      shielded = true;
+      first = each->parent_;
+    }
+  }
+  for (region* each = first;; each = each->parent_) {
+    const bool before = (each->state_ & what) != 0;
+    each->state_ |= what;
+    if (what == region::is_cancelled && !before && !each->is_body()) {
+      static_cast<entered_region*>(each)->tell_cancelled();
+    }
+    if (each == &outermost) break;
+  }
+  if (shielded) return first;
+  if (what == region::is_cancelled) {
+    interrupted_ = true;
+    abort_wait();
+  } else if (phase_ == phase::waiting && op_kind_->shutting_down != nullptr) {
+    op_kind_->shutting_down(op_);
+  }
+  return first;
+}
+
+void fiber_base::abort_wait() noexcept {
+  if (phase_ != phase::waiting || (flags_ & abort_asked) != 0) return;
+  flags_ |= abort_asked;
+  if (op_kind_->abort(op_) == abort_answer::now) {
+    flags_ |= aborted;
+    wake(*this);
+  }
+}
+
+void fiber_base::set_innermost(region* which) noexcept {
+  region* const inner = which == static_cast<region*>(this) ? nullptr : which;
+  if (cold* const mine = cold_part(); mine != nullptr) {
+    mine->innermost = inner;
+  } else {
+    more_ = inner == nullptr ? 0 : reinterpret_cast<std::uintptr_t>(inner) | is_region;
+  }
+}
+
+void fiber_base::update_interrupted() noexcept {
+  const cold* const mine = cold_part();
+  interrupted_ = innermost_region().cancelled() || (mine != nullptr && mine->interrupt != nullptr);
+}
+
+// From the innermost region outwards, what its cancellation depends on: the last that asked for it, or a shield.
+void fiber_base::update_cancelled() noexcept {
+  region* open = &innermost_region();  // not decided yet: from here outwards
+  for (region* each = open; !each->is_body(); each = each->parent_) {
+    if (each->cancel_requested()) {
+      open = each->parent_;
+    } else if (each->shielded()) {
+      for (; open != each->parent_; open = open->parent_) {
+        open->state_ &= static_cast<std::uint8_t>(~region::is_cancelled);
+      }
+    }
+  }
+  update_interrupted();
+}
+
+// The outermost first, so that of equal deadlines it is the one that fires first.
+void fiber_base::arm_limits() noexcept {
+  flags_ &= static_cast<std::uint8_t>(~with_limit);
+  entered_region* first = nullptr;
+  for (region* each = &innermost_region(); !each->is_body(); each = each->parent_) {
+    auto& mine = static_cast<entered_region&>(*each);
+    if (mine.armed() || mine.expired_ || (!mine.relative_ && mine.deadline_ == never)) continue;
+    mine.next_unarmed_ = std::exchange(first, &mine);
+  }
+  if (first == nullptr) return;
+  const instant now = home_->on().time();
+  while (first != nullptr) {
+    entered_region& each = *std::exchange(first, first->next_unarmed_);
+    try {
+      each.arm(now);
+    } catch (...) {
+      // Without memory for its timer a region cannot keep its limit: it ends now.
+      each.fail(std::current_exception());
+    }
+  }
+}
+
+void fiber_base::throw_interruption(coir::cancelled why) {
+  // Thrown in a destructor it would end the program without a word.
+  if (stack_ != nullptr && std::uncaught_exceptions() != 0) {
+    throw_misuse(
+        "a fiber that is cancelled waits in a destructor, while an exception unwinds its stack: wait in "
+        "with_cleanup() or in a shielded cancel_scope instead");
+  }
+  if (std::exception_ptr given = take_interrupt(); given != nullptr) {
+    std::rethrow_exception(std::move(given));
+  }
+  region* origin = this;
+  for (region* each = &innermost_region();; each = each->parent_) {
+    if (each->cancel_requested() || (each->is_body() && each->cancelled())) origin = each;
+    if (each->is_body() || each->shielded()) break;
+  }
+  if ((origin->state_ & region::told) != 0) home_->note_swallowed(*this, *origin);
+  origin->state_ |= region::told;
+  throw why.because_of(origin);
+}
+
+std::exception_ptr fiber_base::take_interrupt() noexcept {
+  cold* const mine = cold_part();
+  if (mine == nullptr || mine->interrupt == nullptr) return nullptr;
+  std::exception_ptr given = std::exchange(mine->interrupt, nullptr);
+  update_interrupted();
+  return given;
+}
+
+bool fiber_base::interrupt(std::exception_ptr what) {
+  if (phase_ == phase::dead || phase_ == phase::over) return false;
+  make_cold().interrupt = std::move(what);
+  interrupted_ = true;
+  abort_wait();
+  home_->on().work_appeared();
+  return true;
+}
+
+void fiber_home::note_swallowed(const fiber_base& which, region& origin) noexcept {
+  ++swallowed_;
+  // Once for each region: a fiber that does it in a loop would say nothing else.
+  if ((std::exchange(origin.state_, static_cast<std::uint8_t>(origin.state_ | region::swallowed)) &
+       region::swallowed) != 0) {
+    return;
+  }
+  try {
+    const place at = which.waits_at();
+    priv::tell(fmt::format("coir: fiber {}{}{} caught `cancelled`, did not rethrow it, and waits again at {}:{}\n",
+                           which.id(), which.name().empty() ? "" : " ", which.name(), at.file_name(),
+                           at.line()));
+  } catch (const std::bad_alloc&) {
+    priv::tell("coir: a fiber caught `cancelled`, did not rethrow it, and waits again\n");
+  }
+}
+
+}  // namespace coir

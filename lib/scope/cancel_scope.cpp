@@ -1,0 +1,95 @@
+#include <coir/scope/cancel_scope.hpp>
+
+#include <coir/fiber/scheduler.hpp>
+
+#include <optional>
+
+namespace coir {
+
+// A token of somebody else's. Its thread must not touch the scope, and has nothing to allocate: what it posts is
+// made beforehand.
+class cancel_scope::stop_link {
+ public:
+  stop_link(const std::stop_token& token, loop& on, const std::shared_ptr<cancel_scope*>& whom)
+      : hold_(on) {
+    auto request = std::make_unique<asked>();
+    request->whom = whom;
+    callback_.emplace(token, posting{&on, std::move(request)});
+  }
+
+ private:
+  struct asked final : post_node {
+    std::shared_ptr<cancel_scope*> whom;
+    void run() override {
+      if (*whom != nullptr) (*whom)->cancel();
+    }
+  };
+  struct posting {
+    loop* on;
+    std::unique_ptr<asked> request;
+    void operator()() noexcept { on->post_made(std::move(request)); }
+  };
+
+  // It may be stopped at any time: fibers that wait for it are no deadlock.
+  loop::hold hold_;
+  std::optional<std::stop_callback<posting>> callback_;
+};
+
+cancel_scope::cancel_scope() noexcept = default;
+cancel_scope::~cancel_scope() = default;
+
+void cancel_scope::cancel() noexcept {
+  entered_region::cancel();
+  if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
+}
+
+void cancel_scope::cancel_in(duration grace) {
+  cancel_after(grace);
+  if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
+}
+
+void cancel_scope::tell_token(entered_region& mine) noexcept {
+  static_cast<cancel_scope&>(mine).source_.request_stop();
+}
+
+std::stop_token cancel_scope::stop_token() {
+  if (!source_.stop_possible()) {
+    source_ = std::stop_source();
+    on_cancel(tell_token);
+    if (cancelled()) source_.request_stop();
+  }
+  return source_.get_token();
+}
+
+void cancel_scope::link(std::stop_token token) {
+  if (entered()) {
+    make_link(token);
+  } else {
+    wanted_.push_back(std::move(token));
+  }
+}
+
+void cancel_scope::make_link(const std::stop_token& token) {
+  if (token.stop_requested()) {
+    cancel();
+  } else if (token.stop_possible()) {
+    if (self_ == nullptr) self_ = std::make_shared<cancel_scope*>(this);
+    links_.push_back(std::make_unique<stop_link>(token, running_fiber().home().on(), self_));
+  }
+}
+
+priv::scope_of_call::scope_of_call(cancel_scope& which) : scope_(which) {
+  if (which.used_) throw_misuse("a cancel_scope was run a second time: it is for one piece of code");
+  for (const std::stop_token& each : which.wanted_) which.make_link(each);
+  which.used_ = true;
+}
+
+priv::scope_of_call::~scope_of_call() {
+  // Waits for a thread that is in the middle of posting; what it has posted finds nobody.
+  scope_.links_.clear();
+  if (scope_.self_ != nullptr) *scope_.self_ = nullptr;
+}
+
+entered_region& priv::scope_of_call::region() noexcept { return scope_; }
+
+}  // namespace coir

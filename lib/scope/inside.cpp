@@ -1,0 +1,49 @@
+#include <coir/scope/inside.hpp>
+
+#include <coir/fiber/scheduler.hpp>
+
+namespace coir {
+
+inside::inside(entered_region& where) : where_(where) {
+  if (where.entered()) {
+    throw_misuse("a scope was entered that a fiber is in: it holds one piece of code at a time");
+  }
+  where.enter(running_fiber());
+}
+
+void inside::caught() noexcept {
+  try {
+    throw;
+  } catch (const cancelled& why) {
+    // Its own cancellation has come to where it was meant to.
+    if (!where_.is_own(why.origin())) foreign_ = std::current_exception();
+  } catch (...) {
+    where_.fail(std::current_exception());
+  }
+}
+
+bool inside::has_rest(rest what) noexcept {
+  if (where_.empty()) return false;
+  if (what == rest::is_cancelled || foreign_ != nullptr) where_.cancel_rest();
+  rest_ = what;
+  return waited_ = true;
+}
+
+void inside::leave() {
+  // What interrupted the wait for the children belongs to it, and would else come up where nobody expects it.
+  if (waited_) {
+    if (std::exception_ptr given = where_.fiber()->take_interrupt(); given != nullptr) {
+      where_.fail(std::move(given));
+    }
+  }
+  fiber_base& self = *where_.fiber();
+  self.keep_failures(where_.other_failures());
+  const bool incomplete = waited_ && rest_ == rest::is_awaited && where_.lost_child();
+  where_.leave();
+  if (where_.failure() != nullptr) std::rethrow_exception(where_.failure());
+  if (foreign_ != nullptr) std::rethrow_exception(foreign_);
+  // Children that were to come to their end have not: it would be a lie to go on as if they had.
+  if (incomplete) self.check_interrupted();
+}
+
+}  // namespace coir
