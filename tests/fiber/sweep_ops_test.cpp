@@ -256,13 +256,3 @@ TEST_CASE("cancelled and completed in the same turn: one of both, and never neit
     CHECK(seen.cancelled_after == seen.results);
   });
 }
-
-TEST_CASE("a fiber in a region that is cancelled gets `cancelled` where it waits") {
-  for_every_op([](world& around, coir::fiber<void>& who, history& seen) {
-    until_waiting(who);
-    coir::running_fiber().body().cancel();
-    around.stopped();
-    until([&] { return who.state() == fiber_state::dead; });
-    CHECK(seen.cancelled_in_op == 1);
-  });
-}
