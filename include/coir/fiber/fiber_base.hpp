@@ -157,9 +157,9 @@ class fiber_base : public waiter, private region {
 
   // --- the suspend point (op.hpp, await.hpp) ---
 
-  void check_interrupted() {
+  void check_interrupted(coir::cancelled why = coir::cancelled()) {
     if (interrupted_) [[unlikely]]
-      throw_interruption(coir::cancelled());
+      throw_interruption(why);
   }
   // What interrupt() gave it, or else `cancelled`, with what `why` says of how far the op came.
   [[noreturn, gnu::cold]] void throw_interruption(coir::cancelled why);

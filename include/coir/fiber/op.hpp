@@ -106,6 +106,21 @@ template <op Op>
   }
 }
 
+// One that answered `later` says itself that it was stopped; why, only the fiber knows.
+template <op Op>
+decltype(auto) take_from(fiber_base& self, Op& what) {
+  if constexpr (noexcept(what.take())) {
+    return what.take();
+  } else {
+    try {
+      return what.take();
+    } catch (const cancelled& why) {
+      if (why.origin() == nullptr) self.check_interrupted(why);
+      throw;
+    }
+  }
+}
+
 // `co_await op`. One word, trivially destructible, with a constructor: what gcc 12 can handle in any
 // expression. The place is kept in the promise.
 template <op Op>
@@ -134,7 +149,7 @@ class [[nodiscard]] op_awaiter {
       if (self.take_aborted()) [[unlikely]]
         throw_stopped(self, *what_);
     }
-    return what_->take();
+    return take_from(self, *what_);
   }
 
  private:

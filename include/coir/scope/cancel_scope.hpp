@@ -121,7 +121,7 @@ class cancel_scope : private entered_region {
     using result = maybe<T>;
     explicit ending(cancel_scope& of) noexcept : of_(&of) {}
     template <class T>
-    maybe<T> end(maybe<T>&& got, entered_region&) {
+    maybe<T> end(maybe<T>&& got) {
       of_->caught_ = !got;
       return std::move(got);
     }

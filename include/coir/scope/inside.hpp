@@ -181,7 +181,7 @@ class as_maybe {
   template <class T>
   using result = maybe<T>;
   template <class T>
-  maybe<T> end(maybe<T>&& got, entered_region&) {
+  maybe<T> end(maybe<T>&& got) {
     return std::move(got);
   }
 };
@@ -218,7 +218,7 @@ auto run_awaited(typename Holder::argument from, inside::rest rest, Ending endin
     co_await end;
   }
   steps.leave();
-  co_return ending.template end<value>(std::move(got), holder.region());
+  co_return ending.template end<value>(std::move(got));
 }
 
 template <class Holder, class Ending, class Body>
@@ -241,7 +241,7 @@ auto run_on_stack(typename Holder::argument from, inside::rest rest, Ending endi
   }
   if (steps.has_rest(rest)) await(region_end_op(holder.region()));
   steps.leave();
-  return ending.template end<value>(std::move(got), holder.region());
+  return ending.template end<value>(std::move(got));
 }
 
 // A task for a body that is awaited or makes a task; for a plain function, its result.

@@ -114,7 +114,7 @@ class as_value {
   template <class T>
   using result = T;
   template <class T>
-  T end(maybe<T>&& got, entered_region&) {
+  T end(maybe<T>&& got) {
     if constexpr (!std::is_void_v<T>) {
       if (!got) refuse();
       return unwrap<T>(std::move(got));

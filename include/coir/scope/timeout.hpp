@@ -10,14 +10,16 @@
 // The body is a task, an op, a function that makes a task, or, on a stack, a plain function. No operation takes
 // a timeout: a region of code does, and what it spawned ends with it.
 //
-// Shape    functions. For a task, an op or a maker of tasks they give a task, for a plain function the result.
+// Shape    functions. For a task or a maker of tasks they give a task, for an op an op, for a plain function, which
+//          runs at once, the result.
 // Order    of limits that end at once the outermost is the one that is felt.
 // Thread   one loop.
 // Cancel   the body gets `cancelled` at its suspend points. A body that never waits is not interrupted; one
 //          that comes to its end all the same gives its result. Another region's cancellation passes through.
 // Errors   what the body throws; timed_out, a std::system_error with std::errc::timed_out.
-// Cost     about 20 ns around what is ready at once: a limit becomes a deadline when the fiber first parks under
-//          it, so no clock is read and no timer armed. After that one reading, O(log n) to arm and disarm.
+// Cost     around what is ready at once a few instructions for an op, about 30 ns for a task: a limit becomes a
+//          deadline when the fiber first parks under it, so no clock is read and no timer armed. After that one
+//          reading, O(log n) to arm and disarm.
 //          A limit of zero or less, or an instant that has passed: what is ready at once is done, what would wait
 //          is cancelled in the next turn. duration::max() and `never`: no limit.
 // See      coir/scope/cancel_scope.hpp, for a deadline that moves; lib/scope/NOTE.md
@@ -26,6 +28,7 @@
 #include <coir/base/place.hpp>
 #include <coir/base/time.hpp>
 #include <coir/scope/inside.hpp>
+#include <coir/scope/limited_op.hpp>
 
 #include <chrono>
 #include <string>
@@ -42,27 +45,6 @@ class timed_out : public std::system_error {
 };
 
 namespace priv {
-
-// The limit that a call sets: so long from parking, or an instant.
-class time_limit {
- public:
-  explicit time_limit(duration from_parking) noexcept : length_(from_parking), relative_(true) {}
-  explicit time_limit(instant at) noexcept : at_(at) {}
-  void set(entered_region& of) const {
-    if (relative_) {
-      of.limit(length_);
-    } else {
-      of.deadline(at_);
-    }
-  }
-
- private:
-  union {
-    duration length_;
-    instant at_;
-  };
-  bool relative_ = false;
-};
 
 // A region that lives as long as the call.
 class limited_region {
@@ -93,7 +75,7 @@ class or_throw {
   explicit or_throw(Exception what) : what_(std::move(what)) {}
 
   template <class T>
-  T end(maybe<T>&& got, entered_region&) {
+  T end(maybe<T>&& got) {
     if (!got) throw std::move(what_);
     return unwrap<T>(std::move(got));
   }
@@ -110,7 +92,7 @@ class or_timed_out {
   explicit or_timed_out(place at) noexcept : at_(at) {}
 
   template <class T>
-  T end(maybe<T>&& got, entered_region&) {
+  T end(maybe<T>&& got) {
     if (!got) refuse();
     return unwrap<T>(std::move(got));
   }
@@ -122,7 +104,11 @@ class or_timed_out {
 
 template <class Ending, class Body>
 decltype(auto) run_limited(time_limit limit, Ending ending, Body&& body) {
-  return run_in<limited_region>(limit, inside::rest::is_cancelled, std::move(ending), std::forward<Body>(body));
+  if constexpr (op<std::remove_cvref_t<Body>>) {
+    return limited_op<std::remove_cvref_t<Body>, Ending>(limit, std::move(ending), std::forward<Body>(body));
+  } else {
+    return run_in<limited_region>(limit, inside::rest::is_cancelled, std::move(ending), std::forward<Body>(body));
+  }
 }
 
 }  // namespace priv
@@ -130,33 +116,33 @@ decltype(auto) run_limited(time_limit limit, Ending ending, Body&& body) {
 // The body's result, or nothing when `limit` was over first.
 template <class Rep, class Period, class Body>
 decltype(auto) move_on_after(std::chrono::duration<Rep, Period> limit, Body&& body) {
-  return priv::run_limited(priv::time_limit(saturated(limit)), priv::as_maybe(), std::forward<Body>(body));
+  return priv::run_limited(time_limit(saturated(limit)), priv::as_maybe(), std::forward<Body>(body));
 }
 template <class Body>
 decltype(auto) move_on_at(instant deadline, Body&& body) {
-  return priv::run_limited(priv::time_limit(deadline), priv::as_maybe(), std::forward<Body>(body));
+  return priv::run_limited(time_limit(deadline), priv::as_maybe(), std::forward<Body>(body));
 }
 
 // The body's result; timed_out when `limit` was over first.
 template <class Rep, class Period, class Body>
 decltype(auto) fail_after(std::chrono::duration<Rep, Period> limit, Body&& body, place at = here::current()) {
-  return priv::run_limited(priv::time_limit(saturated(limit)), priv::or_timed_out(at), std::forward<Body>(body));
+  return priv::run_limited(time_limit(saturated(limit)), priv::or_timed_out(at), std::forward<Body>(body));
 }
 template <class Body>
 decltype(auto) fail_at(instant deadline, Body&& body, place at = here::current()) {
-  return priv::run_limited(priv::time_limit(deadline), priv::or_timed_out(at), std::forward<Body>(body));
+  return priv::run_limited(time_limit(deadline), priv::or_timed_out(at), std::forward<Body>(body));
 }
 // ... or this exception.
 template <class Rep, class Period, class Body, class Exception>
   requires(!std::is_convertible_v<Exception, place>)
 decltype(auto) fail_after(std::chrono::duration<Rep, Period> limit, Body&& body, Exception what) {
-  return priv::run_limited(priv::time_limit(saturated(limit)), priv::or_throw<Exception>(std::move(what)),
+  return priv::run_limited(time_limit(saturated(limit)), priv::or_throw<Exception>(std::move(what)),
                            std::forward<Body>(body));
 }
 template <class Body, class Exception>
   requires(!std::is_convertible_v<Exception, place>)
 decltype(auto) fail_at(instant deadline, Body&& body, Exception what) {
-  return priv::run_limited(priv::time_limit(deadline), priv::or_throw<Exception>(std::move(what)),
+  return priv::run_limited(time_limit(deadline), priv::or_throw<Exception>(std::move(what)),
                            std::forward<Body>(body));
 }
 
