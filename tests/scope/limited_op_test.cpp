@@ -21,7 +21,7 @@ namespace {
 // Two ends of a connection, whose reads wait in the kernel.
 std::pair<coir::net::tcp_stream, coir::net::tcp_stream> connection() {
   coir::net::tcp_listener listener(coir::net::address("127.0.0.1", 0));
-  auto client = coir::await(coir::net::connect(listener.local_address()));
+  auto client = coir::await(coir::net::tcp_stream::connect(listener.local_address()));
   auto server = coir::await(listener.accept());
   return {std::move(client), std::move(server)};
 }
