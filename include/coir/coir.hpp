@@ -24,6 +24,8 @@
 #include <coir/fiber/sleep.hpp>
 #include <coir/fiber/task.hpp>
 
+#include <coir/scope/throttler.hpp>
+
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>
 #include <coir/io/stream.hpp>
