@@ -24,6 +24,7 @@
 #include <coir/fiber/sleep.hpp>
 #include <coir/fiber/task.hpp>
 
+#include <coir/scope/periodic.hpp>
 #include <coir/scope/throttler.hpp>
 
 #include <coir/io/events.hpp>
