@@ -278,6 +278,26 @@ TEST_CASE("a wait for a slot that is free lets others run, and timers that are d
       on(clock));
 }
 
+TEST_CASE("what was due before the wait for a free slot comes before it: a limit that is over leaves the slot free") {
+  mock_clock clock(mock_clock::mode::by_hand);
+  surfaces::for_both([&](auto surface) {
+    coir::run(
+        [&] {
+          throttler limit(10ms);
+          coir::await(limit.wait());
+          auto late = surface.spawn(limit.wait());
+          // The slot begins after 10 ms, the limit is over after 12, and the wait begins after 15.
+          auto over = loop_here().after(12ms, [&] { late.cancel(); });
+          clock.advance(15ms);
+          coir::await(coir::end_op(late));
+          CHECK(late.outcome() == fiber_outcome::cancelled);
+          CHECK(limit.stats().taken == 1);
+          CHECK(limit.stats().cancelled == 1);
+        },
+        on(clock));
+  });
+}
+
 TEST_CASE("several fibers get a slot each, in the order in which they came") {
   mock_clock clock;
   surfaces::for_each([&](auto surface) {
