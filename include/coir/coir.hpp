@@ -26,7 +26,9 @@
 
 #include <coir/scope/cancel_scope.hpp>
 #include <coir/scope/nursery.hpp>
+#include <coir/scope/periodic.hpp>
 #include <coir/scope/shutdown.hpp>
+#include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 
 #include <coir/io/events.hpp>

@@ -31,6 +31,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
+#include <cstdint>
 #include <ctime>
 #include <deque>
 #include <memory>
@@ -87,6 +88,22 @@ struct sleeping {
   static abort_answer answer() { return abort_answer::now; }
   void prepare(unsigned) {}
   coir::sleep_op make_ready() { return coir::sleep_until(coir::instant::min()); }
+};
+
+// The first slot is free, so it is taken before.
+struct taking_slots {
+  static constexpr const char* name = "throttler::wait: slot_op";
+  coir::slot_op make() { return limit.wait(); }
+  void complete() { clock->advance(1s); }
+  bool right(std::uint64_t missed) { return missed == 0; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  coir::slot_op make_ready() {
+    complete();
+    return make();
+  }
+  coir::throttler limit{1s};
+  std::uint64_t first = coir::await(limit.wait());
 };
 
 struct joining {
@@ -491,7 +508,7 @@ struct as_result : Case {
 
 // Not here: yield_op, which waits for nothing (scheduler_test.cpp), tcp_close_op, which waits only for what
 // else is in flight on the stream (tests/net), and path_op, which is never ready when it begins (tests/io).
-using waits = std::tuple<sleeping, joining, joining_any, taking, taking_turns,
+using waits = std::tuple<sleeping, taking_slots, joining, joining_any, taking, taking_turns,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
 using events = std::tuple<hearing_signal, outliving_child>;

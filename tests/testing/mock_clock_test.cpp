@@ -56,3 +56,17 @@ TEST_CASE("a clock moved by hand fires what has become due, and nothing else") {
   loop.run_once();
   CHECK(sleeper.state() == coir::fiber_state::dead);
 }
+
+TEST_CASE("what is due already on a clock moved by hand fires, also when nothing else is to be done") {
+  mock_clock clock(mock_clock::mode::by_hand);
+  coir::run(
+      [&] {
+        auto sleeper = coir::spawn([] { coir::await(coir::sleep_for(10s)); });
+        coir::await(coir::yield());
+        clock.advance(10s);
+        // From here on nobody is ready, and nobody moves the clock any more.
+        coir::await(sleeper.join());
+        CHECK(clock.jumps() == 0);
+      },
+      coir::run_options().loop(coir::loop_options().time(&clock)));
+}
