@@ -106,6 +106,14 @@ struct taking_slots {
   std::uint64_t first = coir::await(limit.wait());
 };
 
+// A limit that is never over changes nothing.
+struct sleeping_limited : sleeping {
+  static constexpr const char* name = "move_on_after: limited_op";
+  auto make() { return coir::move_on_after(10h, coir::sleep_for(1s)); }
+  bool right(bool done) { return done; }
+  auto make_ready() { return coir::move_on_after(10h, coir::sleep_until(coir::instant::min())); }
+};
+
 struct joining {
   static constexpr const char* name = "join: join_op";
   coir::join_op<int> make() { return whom.join(); }
@@ -507,8 +515,9 @@ struct as_result : Case {
 };
 
 // Not here: yield_op, which waits for nothing (scheduler_test.cpp), tcp_close_op, which waits only for what
-// else is in flight on the stream (tests/net), and path_op, which is never ready when it begins (tests/io).
-using waits = std::tuple<sleeping, taking_slots, joining, joining_any, taking, taking_turns,
+// else is in flight on the stream (tests/net), path_op, which is never ready when it begins (tests/io),
+// region_end_op, which cannot be cancelled, and shutdown_op, which waits for a region (tests/scope).
+using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, taking_turns,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
 using events = std::tuple<hearing_signal, outliving_child>;

@@ -1,9 +1,14 @@
+#include "fiber/hand_op.hpp"
+#include "surfaces.hpp"
+
 #include "support/catch.hpp"
 #include "support/jumping.hpp"
 
 #include <coir/coir.hpp>
 
+#include <array>
 #include <chrono>
+#include <cstddef>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -12,6 +17,7 @@
 using namespace std::chrono_literals;
 using support::jumping;
 using support::now;
+using surfaces::on_both;
 
 namespace {
 
@@ -209,5 +215,53 @@ TEST_CASE("references go through a limit") {
     CHECK(got == &mine);
     int& same = coir::fail_after(1s, [&]() -> int& { return mine; });
     CHECK(&same == &mine);
+  });
+}
+
+TEST_CASE("a limit ends what the kernel holds") {
+  on_both([](auto s) {
+    const coir::instant begin = now();
+    coir::net::tcp_listener listener(coir::net::address("127.0.0.1", 0));
+    CHECK_FALSE(s.get(coir::move_on_after(1s, s.body([&] { static_cast<void>(s.wait(listener.accept())); }))));
+    coir::net::tcp_stream near = coir::await(coir::net::tcp_stream::connect(listener.local_address()));
+    std::array<std::byte, 4> buffer;
+    CHECK_FALSE(s.get(coir::move_on_after(1s, s.body([&] { static_cast<void>(s.wait(near.read_some(buffer))); }))));
+    CHECK_FALSE(s.get(coir::move_on_after(1s, s.body([&] { s.wait(coir::io::read_exactly(near, buffer)); }))));
+    // The result of an op that gives error codes is no place for a cancellation.
+    CHECK_FALSE(s.get(coir::move_on_after(
+        1s, s.body([&] { static_cast<void>(s.wait(coir::as_result(near.read_some(buffer)))); }))));
+    CHECK(now() - begin == 4s);
+  });
+}
+
+TEST_CASE("an op that stops later, and one that completes all the same, end a limit as what they are") {
+  on_both([](auto s) {
+    support::hand stops(coir::abort_answer::later);
+    coir::spawn([&] {
+      coir::await(coir::sleep_for(2s));
+      CHECK(stops.aborts() == 1);
+      stops.give_up();
+    });
+    bool went_on = false;
+    CHECK_FALSE(s.get(coir::move_on_after(1s, s.body([&] {
+      s.wait(support::hand_op(stops));
+      went_on = true;
+    }))));
+    CHECK_FALSE(went_on);
+
+    support::hand completes(coir::abort_answer::later);
+    coir::spawn([&] {
+      coir::await(coir::sleep_for(2s));
+      CHECK(completes.aborts() == 1);
+      completes.complete(7);
+    });
+    int got = 0;
+    CHECK_FALSE(s.get(coir::move_on_after(1s, s.body([&] {
+      got = s.wait(support::hand_op(completes));
+      s.wait(coir::yield());
+      went_on = true;
+    }))));
+    CHECK(got == 7);
+    CHECK_FALSE(went_on);
   });
 }

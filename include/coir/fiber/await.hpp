@@ -52,14 +52,13 @@ decltype(auto) await(Op&& what, place at = here::current()) {
   if constexpr (priv::only_yields<std::remove_reference_t<Op>>) {
     self.begin_yield();
     self.home().switch_out(self);
+    return what.take();
   } else {
     if (self.begin_wait(what, priv::kind_of<std::remove_reference_t<Op>>)) {
       self.home().switch_out(self);
     }
-    if (self.take_aborted()) [[unlikely]]
-      priv::throw_stopped(self, what);
+    return priv::take_waited(self, what);
   }
-  return priv::take_from(self, what);
 }
 
 template <class T>

@@ -157,9 +157,9 @@ class fiber_base : public waiter, private region {
 
   // --- the suspend point (op.hpp, await.hpp) ---
 
-  void check_interrupted(coir::cancelled why = coir::cancelled()) {
+  void check_interrupted() {
     if (interrupted_) [[unlikely]]
-      throw_interruption(why);
+      throw_interruption(coir::cancelled());
   }
   // What interrupt() gave it, or else `cancelled`, with what `why` says of how far the op came.
   [[noreturn, gnu::cold]] void throw_interruption(coir::cancelled why);
@@ -170,11 +170,14 @@ class fiber_base : public waiter, private region {
   void begin_yield() noexcept;
   void mark_suspended() noexcept { suspended_ = true; }
   void mark_resumed() noexcept { suspended_ = false; }
-  bool take_aborted() noexcept {
-    if ((flags_ & aborted) == 0) [[likely]]
-      return false;
-    flags_ &= static_cast<std::uint8_t>(~aborted);
-    return true;
+  // How the wait that is over ended: nobody asked it to stop; it was asked, and is complete; or it stopped.
+  enum class wait_end : std::uint8_t { complete, was_asked, stopped };
+  wait_end take_wait_end() noexcept {
+    if ((flags_ & (aborted | abort_asked)) == 0) [[likely]]
+      return wait_end::complete;
+    const bool stopped = (flags_ & aborted) != 0;
+    flags_ &= static_cast<std::uint8_t>(~(aborted | abort_asked));
+    return stopped ? wait_end::stopped : wait_end::was_asked;
   }
 
  protected:
@@ -227,7 +230,7 @@ class fiber_base : public waiter, private region {
 
   // One of its regions, and what it has entered inside up to a shield, is marked with `what`. Returns the
   // innermost that is.
-  region* receive(region& outermost, region::flag what) noexcept;
+  region* receive(region& outermost, region::flag what, region::hooks& due) noexcept;
   void abort_wait() noexcept;
   void set_innermost(region* which) noexcept;
   // After anything that it depends on has changed.
@@ -254,8 +257,8 @@ class fiber_base : public waiter, private region {
   bool suspended_ = true;        // the innermost coroutine, not the code around it
   bool interrupted_ = false;     // its next suspend point throws
   enum : std::uint8_t {
-    aborted = 1,      // the op it waited in was asked to stop, and answered `now`
-    abort_asked = 2,  // ... was asked, and answered `later`
+    aborted = 1,      // the op it waits in was asked to stop, and answered `now`
+    abort_asked = 2,  // ... was asked, whatever it answered; until the fiber takes the result
     report = 4,       // a failure goes to the failure handler, not to the region
     with_value = 8,   // the block holds a result
     taken = 16,       // take() moved it out

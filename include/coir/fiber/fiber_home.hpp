@@ -204,7 +204,6 @@ inline fiber_base::fiber_base(const fiber_kind& kind, fiber_home& home, region& 
 inline void fiber_base::wake(waiter& self) noexcept {
   auto& mine = static_cast<fiber_base&>(self);
   mine.phase_ = phase::active;
-  mine.flags_ &= static_cast<std::uint8_t>(~abort_asked);
   mine.home_->push(mine);
 }
 

@@ -106,19 +106,26 @@ template <op Op>
   }
 }
 
-// One that answered `later` says itself that it was stopped; why, only the fiber knows.
+// The result of an op that was asked to stop and went on to its end. If that is that it stopped after all, what
+// it throws does not know why: which region was cancelled, or what interrupt() gave.
 template <op Op>
-decltype(auto) take_from(fiber_base& self, Op& what) {
-  if constexpr (noexcept(what.take())) {
+[[gnu::cold]] decltype(auto) take_late(fiber_base& self, Op& what) {
+  try {
     return what.take();
-  } else {
-    try {
-      return what.take();
-    } catch (const cancelled& why) {
-      if (why.origin() == nullptr) self.check_interrupted(why);
-      throw;
-    }
+  } catch (const cancelled& why) {
+    if (why.origin() != nullptr) throw;
+    self.throw_interruption(why);
   }
+}
+
+// After the wait, or where there was none.
+template <op Op>
+decltype(auto) take_waited(fiber_base& self, Op& what) {
+  if (const auto end = self.take_wait_end(); end != fiber_base::wait_end::complete) [[unlikely]] {
+    if (end == fiber_base::wait_end::stopped) throw_stopped(self, what);
+    return take_late(self, what);
+  }
+  return what.take();
 }
 
 // `co_await op`. One word, trivially destructible, with a constructor: what gcc 12 can handle in any
@@ -145,11 +152,11 @@ class [[nodiscard]] op_awaiter {
   decltype(auto) await_resume() {
     fiber_base& self = *current_fiber;
     self.mark_resumed();
-    if constexpr (!only_yields<Op>) {
-      if (self.take_aborted()) [[unlikely]]
-        throw_stopped(self, *what_);
+    if constexpr (only_yields<Op>) {
+      return what_->take();
+    } else {
+      return take_waited(self, *what_);
     }
-    return take_from(self, *what_);
   }
 
  private:
