@@ -49,7 +49,7 @@ backend_choice decide() {
   switch (wanted_by_environment()) {
     case backend_kind::uring: return {backend_kind::uring, "io_uring: COIR_BACKEND asks for it"};
     case backend_kind::epoll: return {backend_kind::epoll, "epoll: COIR_BACKEND asks for it"};
-    case backend_kind::automatic: break;
+    default: break;
   }
   trace::control trace;
   const inbox wake;
@@ -145,7 +145,10 @@ loop::loop(const loop_options& options) : time_source_(options.time_) {
   };
   kind_ = options.backend_;
   if (kind_ == backend_kind::automatic) kind_ = backend_report().kind;
-  if (kind_ == backend_kind::uring) {
+  if (kind_ == backend_kind::given) {
+    if (options.maker_ == nullptr) throw_misuse("a loop on a given backend was asked for, and none given");
+    backend_ = options.maker_->make({trace_, settings.wake_fd, settings.chunks, settings.chunk_bytes});
+  } else if (kind_ == backend_kind::uring) {
     uring_refusal refusal{};
     backend_ = make_uring_backend(trace_, settings, refusal);
     if (backend_ == nullptr) {

@@ -58,7 +58,8 @@
 
 namespace coir {
 
-enum class backend_kind : std::uint8_t { automatic, uring, epoll };
+// given: by a backend_maker.
+enum class backend_kind : std::uint8_t { automatic, uring, epoll, given };
 
 class loop_options {
  public:
@@ -67,6 +68,10 @@ class loop_options {
   // automatic: io_uring where it is to be had, epoll elsewhere. The environment variable COIR_BACKEND
   // (auto, uring, epoll) decides where the program left it automatic.
   loop_options& backend(backend_kind kind) noexcept { return backend_ = kind, *this; }
+  // In place of the kernel: coir/testing/simulator.hpp. Must outlive the loop.
+  loop_options& backend(backend_maker* maker) noexcept {
+    return maker_ = maker, backend_ = backend_kind::given, *this;
+  }
   // Entries of io_uring's submission queue, rounded up to a power of two. More requests than this in one
   // turn cost one more system call each time; none is refused.
   loop_options& submission_entries(unsigned count) noexcept { return entries_ = count, *this; }
@@ -82,6 +87,7 @@ class loop_options {
  private:
   friend class loop;
   time_source* time_ = nullptr;
+  backend_maker* maker_ = nullptr;
   std::size_t chunk_bytes_ = 4096;
   unsigned entries_ = 256;
   unsigned completions_ = 0;
@@ -249,8 +255,9 @@ class loop {
   void expect_less() noexcept { --expected_; }
   // Is there a request, timer or hold that could make something happen?
   bool can_wake() const noexcept {
-    return backend_->awaited() != 0 || !timers_.empty() || expected_ != 0 || holds_ != 0 ||
-           !inbox_.empty() || posts_ != nullptr || watchers_can_wake();
+    return backend_->awaited() != 0 || !timers_.empty() ||
+           (expected_ != 0 && !backend_->stalled()) || holds_ != 0 || !inbox_.empty() ||
+           posts_ != nullptr || watchers_can_wake();
   }
   // What can_wake() is about, a line for each: for whoever wonders why run() does not return.
   std::vector<std::string> why_alive() const;
