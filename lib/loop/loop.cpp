@@ -291,6 +291,8 @@ std::size_t loop::wait(instant until) {
       inbox_.stop_requested() || watchers_wait()) {
     return look(instant::min());
   }
+  if (!idle_waits_.empty() && holds_ == 0) [[unlikely]]
+    return tell_of_idleness();
   instant deadline = std::min(until, timers_.next());
   if (time_source_ != nullptr) {
     // The deadline is not in the kernel's time: look, then let the clock decide whether to jump. Not
@@ -307,6 +309,16 @@ std::size_t loop::wait(instant until) {
   const std::size_t found = look(deadline);
   inbox_.awake();
   return found;
+}
+
+// A turn that only looks, and finds nothing.
+std::size_t loop::tell_of_idleness() {
+  const std::size_t found = look(instant::min());
+  if (found != 0 || watchers_wait() || timers_.next() <= time()) return found;
+  list<idle_wait> told;
+  told.splice_back(idle_waits_);
+  while (!told.empty()) told.pop_front().told->done();
+  return 0;
 }
 
 std::size_t loop::run_posts() {

@@ -366,7 +366,8 @@ std::string sim_backend::describe() const {
 
 // --- the object ---
 
-simulator::simulator(const simulator_options& options) : world_(std::make_unique<sim_world>(options)) {}
+simulator::simulator(const simulator_options& options)
+    : world_(std::make_unique<sim_world>(options)), order_(options.seed_) {}
 simulator::~simulator() = default;
 
 std::array<unique_fd, 2> simulator::pair() { return world_->pair(); }

@@ -489,8 +489,9 @@ struct as_result : Case {
   }
 };
 
-// Not here: yield_op, which waits for nothing (scheduler_test.cpp), tcp_close_op, which waits only for what
-// else is in flight on the stream (tests/net), and path_op, which is never ready when it begins (tests/io).
+// Not here: yield_op, which waits for nothing (scheduler_test.cpp), all_blocked_op, which waits for all others
+// (tests/testing), tcp_close_op, which waits only for what else is in flight on the stream (tests/net), and
+// path_op, which is never ready when it begins (tests/io).
 using waits = std::tuple<sleeping, joining, joining_any, taking, taking_turns,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;

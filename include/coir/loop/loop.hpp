@@ -31,6 +31,7 @@
 #pragma once
 
 #include <coir/base/fd.hpp>
+#include <coir/base/list.hpp>
 #include <coir/base/time.hpp>
 #include <coir/loop/backend.hpp>
 #include <coir/loop/child.hpp>
@@ -257,11 +258,19 @@ class loop {
   bool can_wake() const noexcept {
     return backend_->awaited() != 0 || !timers_.empty() ||
            (expected_ != 0 && !backend_->stalled()) || holds_ != 0 || !inbox_.empty() ||
-           posts_ != nullptr || watchers_can_wake();
+           posts_ != nullptr || watchers_can_wake() || !idle_waits_.empty();
   }
   // What can_wake() is about, a line for each: for whoever wonders why run() does not return.
   std::vector<std::string> why_alive() const;
   loop_census census() const noexcept;
+
+  // Told once, when a turn would sleep or let the clock jump: nothing is ready or due, the kernel has nothing
+  // for the loop, and nobody holds it. Leaves by unlink().
+  class idle_wait : public list_node {
+   public:
+    waiter* told = nullptr;
+  };
+  void tell_when_idle(idle_wait& who) noexcept { idle_waits_.push_back(who); }
 
   // For those that stand on watchers.
   watch_set& watches();
@@ -332,6 +341,7 @@ class loop {
   std::size_t look(instant deadline);
   std::size_t turn(instant until);
   std::size_t wait(instant until);
+  std::size_t tell_of_idleness();
   std::size_t run_posts();
   void show_readiness();
   // After a change outside of a turn.
@@ -354,6 +364,7 @@ class loop {
   std::unique_ptr<child_table> children_;
   std::unique_ptr<path_hub> paths_;     // with the first path
   list<registration> registrations_;
+  list<idle_wait> idle_waits_;
   std::array<std::size_t, registration_kinds> kept_{};  // by kind
   ready_hook* fibers_ = nullptr;
   post_node* posts_ = nullptr;  // taken from the inbox, not yet run

@@ -37,6 +37,7 @@
 #include <coir/net/address.hpp>
 #include <coir/net/tcp.hpp>
 #include <coir/testing/mock_clock.hpp>
+#include <coir/testing/shuffle.hpp>
 
 #include <array>
 #include <cstddef>
@@ -79,6 +80,7 @@ class simulator_options {
  private:
   friend class sim_world;
   friend class sim_backend;
+  friend class simulator;
   std::uint64_t seed_ = 0;
   std::size_t buffer_bytes_ = 16384;
   double at_once_ = 0.5;
@@ -101,7 +103,7 @@ class simulator final : public backend_maker {
   mock_clock& clock() noexcept { return clock_; }
   // For a loop on this simulator and its clock; for_run() also shuffles the fibers that are ready.
   loop_options for_loop() noexcept { return loop_options().backend(this).time(&clock_); }
-  run_options for_run() noexcept { return run_options().loop(for_loop()); }
+  run_options for_run() noexcept { return run_options().loop(for_loop()).arrange(&order_); }
 
   // A connected pair: what is written to one is read from the other.
   std::array<unique_fd, 2> pair();
@@ -127,6 +129,7 @@ class simulator final : public backend_maker {
  private:
   std::unique_ptr<sim_world> world_;
   mock_clock clock_;
+  shuffle order_;
 };
 
 }  // namespace coir::testing
