@@ -28,6 +28,8 @@ namespace {
 
 constinit thread_local loop* current_loop = nullptr;
 
+constinit backend_maker* chosen_maker = nullptr;
+
 // Between two looks at the kernel: a million timers due at once must not keep descriptors waiting.
 constexpr std::size_t timers_per_turn = 1024;
 
@@ -100,7 +102,11 @@ void let_sigpipe_go() noexcept {
 
 }  // namespace
 
+void choose_backend(backend_maker* maker) noexcept { chosen_maker = maker; }
+
 const backend_choice& backend_report() {
+  static const backend_choice given{backend_kind::given, "given: the program has chosen it"};
+  if (chosen_maker != nullptr) return given;
   static const backend_choice choice = decide();
   return choice;
 }
@@ -144,10 +150,14 @@ loop::loop(const loop_options& options) : time_source_(options.time_) {
       .chunk_bytes = std::max<std::size_t>(1, options.chunk_bytes_),
   };
   kind_ = options.backend_;
-  if (kind_ == backend_kind::automatic) kind_ = backend_report().kind;
+  backend_maker* maker = options.maker_;
+  if (kind_ == backend_kind::automatic) {
+    kind_ = backend_report().kind;
+    maker = chosen_maker;
+  }
   if (kind_ == backend_kind::given) {
-    if (options.maker_ == nullptr) throw_misuse("a loop on a given backend was asked for, and none given");
-    backend_ = options.maker_->make({trace_, settings.wake_fd, settings.chunks, settings.chunk_bytes});
+    if (maker == nullptr) throw_misuse("a loop on a given backend was asked for, and none given");
+    backend_ = maker->make({trace_, settings.wake_fd, settings.chunks, settings.chunk_bytes});
   } else if (kind_ == backend_kind::uring) {
     uring_refusal refusal{};
     backend_ = make_uring_backend(trace_, settings, refusal);

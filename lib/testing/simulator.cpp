@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,6 +26,8 @@ namespace {
 
 // Of one multishot request in one turn.
 constexpr std::uint64_t results_per_turn = 8;
+// Also with a chance of 1 a request comes to its end.
+constexpr unsigned late_turns_max = 16;
 
 bool is_multishot(const request& what) noexcept {
   return what.kind == request_kind::recv_multi || what.kind == request_kind::accept_multi;
@@ -95,10 +98,10 @@ class sim_backend final : public backend {
 
   std::size_t wait(instant deadline) override;
   void submit() override {}
-  int pollable_fd() override {
-    throw_misuse("a loop on a simulator has no pollable descriptor: what it waits for is in memory");
+  int pollable_fd() override;
+  bool has_more() const noexcept override {
+    return busy_ || (pollable_ && in_flight() != 0 && !is_stalled());
   }
-  bool has_more() const noexcept override { return busy_; }
   std::string describe() const override;
   void abandon() noexcept override { abandoned_ = true; }
 
@@ -108,6 +111,7 @@ class sim_backend final : public backend {
     request* what;
     bool real;           // the kernel serves it
     bool begun = false;  // ... and was asked once
+    unsigned late_turns = 0;
   };
 
   bool do_start(request& what, descriptor_state& state) override;
@@ -134,6 +138,7 @@ class sim_backend final : public backend {
   std::map<std::uint32_t, pending> pending_;
   bool busy_ = false;  // something could have been served in the last turn, and was not
   bool abandoned_ = false;
+  unique_fd pollable_;
 };
 
 // --- starting ---
@@ -142,7 +147,7 @@ bool sim_backend::do_start(request& what, descriptor_state& state) {
   if (may_block(what)) return start_blocking(what, state);
   if (what.kind == request_kind::recv_multi) chunks();
   const std::uint32_t number = next_number_++;
-  pending of{&what, !world_.has(what)};
+  pending of{.what = &what, .real = !world_.has(what)};
   if (!is_multishot(what) && !waits_ahead(what, state) && world_.draws.chance(world_.options.at_once_)) {
     what.result = attempt(of);
     if (what.result != -EAGAIN) {
@@ -262,7 +267,8 @@ std::size_t sim_backend::serve(std::uint32_t number) {
   const bool its_turn = at_home && !waits_ahead(what, state);
   if (withdrawn(what)) return serve_withdrawn(number, of, its_turn);
   if (!its_turn || !is_ready(of)) return 0;
-  if (world_.draws.chance(world_.options.late_)) {
+  if (of.late_turns < late_turns_max && world_.draws.chance(world_.options.late_)) {
+    ++of.late_turns;
     busy_ = true;
     return 0;
   }
@@ -354,6 +360,16 @@ std::size_t sim_backend::wait(instant deadline) {
   const std::size_t outside = look_outside(sleeps ? deadline : instant::min());
   if (outside != 0) found += outside + serve_all();
   return found + (busy_ ? 1 : 0);
+}
+
+// Never readable: no descriptor shows what is in memory. A foreign loop is told by has_more(), and comes again
+// and again as long as anything may be served.
+int sim_backend::pollable_fd() {
+  if (!pollable_) {
+    pollable_ = unique_fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (!pollable_) throw_error(errno, "a simulator's pollable descriptor");
+  }
+  return pollable_.get();
 }
 
 std::string sim_backend::describe() const {

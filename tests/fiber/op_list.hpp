@@ -54,7 +54,7 @@ inline coir::testing::mock_clock* clock = nullptr;  // that of the test that run
 inline coir::loop& loop_here() { return coir::running_fiber().home().on(); }
 // What a request in the kernel answers.
 inline abort_answer answer_of_requests() {
-  return loop_here().kind() == coir::backend_kind::uring ? abort_answer::later : abort_answer::now;
+  return loop_here().kind() == coir::backend_kind::epoll ? abort_answer::now : abort_answer::later;
 }
 inline void check(bool succeeded, const char* what) {
   if (!succeeded) throw std::runtime_error(what);

@@ -395,5 +395,8 @@ struct backend_choice {
 
 // What loops of this process get that leave the choice to coir. Decided once, on first use.
 const backend_choice& backend_report();
+// For test programs: from here on those loops get what `maker` makes, each its own; null: what the report says.
+// Before other threads make loops.
+void choose_backend(backend_maker* maker) noexcept;
 
 }  // namespace coir

@@ -24,7 +24,7 @@
 // Errors   as on sockets: -ECONNRESET once after reset(), -EPIPE, -ENOTSOCK. getsockname(2) knows no IP address,
 //          and options of TCP are refused, each with its name: the silent socket is a Unix one. Flags of recv
 //          and send beyond MSG_PEEK, MSG_DONTWAIT and MSG_NOSIGNAL, and an offset: as the silent socket
-//          answers. std::logic_error from loop::pollable_fd, and for a second loop.
+//          answers. std::logic_error for a second loop.
 //          When only what others in the loop could do is waited for, that is a deadlock, and coir::run says so.
 // Cost     half a microsecond a request and turn: each is looked at in every turn.
 // See      coir/testing/seeds.hpp, which runs a test for many seeds; lib/testing/NOTE.md
@@ -55,7 +55,7 @@ class simulator_options {
   simulator_options& seed(std::uint64_t number) noexcept { return seed_ = number, *this; }
   // That a request which can be served is served inside start(). epoll: 1; io_uring: 0.
   simulator_options& at_once(double chance) noexcept { return at_once_ = chance, *this; }
-  // That one which can be served waits for another turn. Both kernels' backends take EINTR upon themselves,
+  // That one which can be served waits for another turn, 16 times at most. Both kernels' backends take EINTR upon themselves,
   // so this is all that is left of it above them.
   simulator_options& late(double chance) noexcept { return late_ = chance, *this; }
   // That a withdrawn request is over at once. epoll: 1; io_uring: 0.
