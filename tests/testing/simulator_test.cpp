@@ -69,7 +69,9 @@ TEST_CASE("every byte that is written is read, in order, however small the buffe
     simulator sim(options.buffer_bytes(100));
     support::on_both_surfaces(
         [&](auto wait) {
-          auto [client, server] = sim.streams();
+          auto ends = sim.streams();
+          auto& client = ends.first;
+          auto& server = ends.second;
           const std::string sent = pattern(2000);
           auto writer = coir::spawn([&sent, out = std::move(client)]() mutable {
             coir::await(coir::io::write_all(out, bytes_of(sent)));
@@ -91,7 +93,9 @@ TEST_CASE("chunks bring every byte, whatever ends the receive loop early") {
     simulator sim(options.buffer_bytes(300));
     coir::run(
         [&] {
-          auto [client, server] = sim.streams();
+          auto ends = sim.streams();
+          auto& client = ends.first;
+          auto& server = ends.second;
           const std::string sent = pattern(5000);
           auto writer = coir::spawn([&sent, out = std::move(client)]() mutable {
             coir::await(coir::io::write_all(out, bytes_of(sent)));
@@ -168,7 +172,9 @@ TEST_CASE("a direction that was shut down is read to its end, and the other goes
     simulator sim(options);
     coir::run(
         [&] {
-          auto [client, server] = sim.streams();
+          auto ends = sim.streams();
+          auto& client = ends.first;
+          auto& server = ends.second;
           coir::await(coir::io::write_all(client, bytes_of("last")));
           client.shutdown(coir::net::direction::send);
           CHECK_THROWS_AS(coir::await(client.write_some(bytes_of("x"))), std::system_error);
@@ -356,7 +362,9 @@ std::pair<std::vector<int>, std::uint64_t> order_of(std::uint64_t seed, double f
       [&] {
         std::vector<coir::net::tcp_stream> peers;
         for (int i = 0; i < 10; ++i) {
-          auto [client, server] = sim.streams();
+          auto ends = sim.streams();
+          auto& client = ends.first;
+          auto& server = ends.second;
           peers.push_back(std::move(client));
           coir::spawn([&order, i, in = std::move(server)]() mutable {
             std::array<std::byte, 8> got{};
@@ -396,7 +404,9 @@ TEST_CASE("a timeout of an hour takes no time, and does not fire while bytes are
     const coir::instant began = coir::steady_now();
     coir::run(
         [&] {
-          auto [client, server] = sim.streams();
+          auto ends = sim.streams();
+          auto& client = ends.first;
+          auto& server = ends.second;
           const coir::instant before = sim.clock().now();
           std::array<std::byte, 4> got{};
           coir::await(coir::io::write_all(client, bytes_of("ping")));
@@ -419,7 +429,9 @@ TEST_CASE("fibers that wait for each other's bytes are a deadlock, and it is tol
     const auto program = [&](bool listens) {
       coir::run(
           [&] {
-            auto [client, server] = sim.streams();
+            auto ends = sim.streams();
+            auto& client = ends.first;
+            auto& server = ends.second;
             auto listener = sim.listener(here);
             std::array<std::byte, 4> got{};
             auto other = coir::spawn([&] {
@@ -468,7 +480,9 @@ TEST_CASE("watchers, signals' like and real descriptors work beside what is simu
     simulator sim(options);
     coir::run(
         [&] {
-          auto [client, server] = sim.streams();
+          auto ends = sim.streams();
+          auto& client = ends.first;
+          auto& server = ends.second;
           const auto real = support::pipe_pair();
           const auto watched = support::pipe_pair();
           coir::loop& loop = *coir::loop::current();

@@ -86,7 +86,9 @@ TEST_CASE("what is under way between fibers has arrived") {
     simulator sim(simulator_options().seed(seed).late(0.8).faults(0.3));
     coir::run(
         [&] {
-          auto [client, server] = sim.streams();
+          auto ends = sim.streams();
+          auto& client = ends.first;
+          auto& server = ends.second;
           std::size_t got = 0;
           auto reader = coir::spawn([&] {
             std::array<std::byte, 16> some{};

@@ -26,7 +26,7 @@
 //          and send beyond MSG_PEEK, MSG_DONTWAIT and MSG_NOSIGNAL, and an offset: as the silent socket
 //          answers. std::logic_error for a second loop.
 //          When only what others in the loop could do is waited for, that is a deadlock, and coir::run says so.
-// Cost     half a microsecond a request and turn: each is looked at in every turn.
+// Cost     about ten microseconds a request: each in flight is looked at in every turn, with a system call or two.
 // See      coir/testing/seeds.hpp, which runs a test for many seeds; lib/testing/NOTE.md
 #pragma once
 
