@@ -64,6 +64,17 @@ TEST_CASE("a given backend that nobody gave is an error") {
   CHECK_THROWS_AS(coir::loop(coir::loop_options().backend(coir::backend_kind::given)), std::logic_error);
 }
 
+TEST_CASE("a program can choose the backend of all loops that leave the choice to coir") {
+  const coir::backend_kind before = coir::backend_report().kind;
+  simulator sim;
+  coir::choose_backend(&sim);
+  CHECK(coir::backend_report().kind == coir::backend_kind::given);
+  CHECK(coir::loop().kind() == coir::backend_kind::given);
+  CHECK(coir::loop(coir::loop_options().backend(coir::backend_kind::epoll)).kind() == coir::backend_kind::epoll);
+  coir::choose_backend(nullptr);
+  CHECK(coir::backend_report().kind == before);
+}
+
 TEST_CASE("every byte that is written is read, in order, however small the buffer") {
   for_seeds(20, [](simulator_options options) {
     simulator sim(options.buffer_bytes(100));
