@@ -84,6 +84,7 @@ runner::runner(const run_options& options)
     throw_misuse("coir::run was called from a fiber: await the task there, or spawn it");
   }
   if (options.on_failure_) fibers_.on_failure(options.on_failure_);
+  fibers_.home().arrange(options.order_);
   if (reports_overflow_) priv::report_stack_overflow();
 }
 

@@ -104,7 +104,8 @@ std::size_t fiber_home::run_ready() {
   if (current_fiber != nullptr) [[unlikely]] {
     throw_misuse("a loop that has fibers was run by a fiber of another loop");
   }
-  turn_left_ = fibers_per_turn;
+  const std::uint32_t limit = order_ == nullptr ? fibers_per_turn : arrange_batch();
+  turn_left_ = limit;
   // Read once: who starts or stops looking meanwhile is heard in the next turn.
   trace_mask_ = loop_->trace().mask();
   turn_ms_ = milliseconds_of(loop_->turn_time());
@@ -121,7 +122,17 @@ std::size_t fiber_home::run_ready() {
     }
   }
   current_fiber = nullptr;
-  return fibers_per_turn - turn_left_;
+  return limit - turn_left_;
+}
+
+std::uint32_t fiber_home::arrange_batch() noexcept {
+  std::array<fiber_base*, fibers_per_turn> all;
+  std::uint32_t count = 0;
+  while (count != fibers_per_turn && !ready_.empty()) all[count++] = &ready_.pop();
+  const std::span<fiber_base*> batch(all.data(), count);
+  order_->arrange(batch);
+  for (auto last = batch.rbegin(); last != batch.rend(); ++last) ready_.push_front(**last);
+  return count;
 }
 
 template <bool Traced>

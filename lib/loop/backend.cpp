@@ -1,5 +1,7 @@
 #include <coir/loop/backend.hpp>
 
+#include "request_row.hpp"
+
 #include <unistd.h>
 
 #include <cerrno>
@@ -34,6 +36,14 @@ backend::backend(trace::control& trace, unsigned chunk_count, std::size_t chunk_
       blocking_{run_here, nullptr},
       chunk_count_(chunk_count),
       chunk_bytes_(chunk_bytes) {}
+
+int backend::perform(request& what) noexcept {
+  int result = 0;
+  do {
+    result = attempt(row_of(what.kind), what);
+  } while (result == -EINTR && what.kind != request_kind::close);
+  return result;
+}
 
 backend::~backend() {
   if (chunks_ != nullptr) chunks_->release();

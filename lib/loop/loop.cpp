@@ -28,6 +28,8 @@ namespace {
 
 constinit thread_local loop* current_loop = nullptr;
 
+constinit backend_maker* chosen_maker = nullptr;
+
 // Between two looks at the kernel: a million timers due at once must not keep descriptors waiting.
 constexpr std::size_t timers_per_turn = 1024;
 
@@ -49,7 +51,7 @@ backend_choice decide() {
   switch (wanted_by_environment()) {
     case backend_kind::uring: return {backend_kind::uring, "io_uring: COIR_BACKEND asks for it"};
     case backend_kind::epoll: return {backend_kind::epoll, "epoll: COIR_BACKEND asks for it"};
-    case backend_kind::automatic: break;
+    default: break;
   }
   trace::control trace;
   const inbox wake;
@@ -100,7 +102,11 @@ void let_sigpipe_go() noexcept {
 
 }  // namespace
 
+void choose_backend(backend_maker* maker) noexcept { chosen_maker = maker; }
+
 const backend_choice& backend_report() {
+  static const backend_choice given{backend_kind::given, "given: the program has chosen it"};
+  if (chosen_maker != nullptr) return given;
   static const backend_choice choice = decide();
   return choice;
 }
@@ -144,8 +150,15 @@ loop::loop(const loop_options& options) : time_source_(options.time_) {
       .chunk_bytes = std::max<std::size_t>(1, options.chunk_bytes_),
   };
   kind_ = options.backend_;
-  if (kind_ == backend_kind::automatic) kind_ = backend_report().kind;
-  if (kind_ == backend_kind::uring) {
+  backend_maker* maker = options.maker_;
+  if (kind_ == backend_kind::automatic) {
+    kind_ = backend_report().kind;
+    maker = chosen_maker;
+  }
+  if (kind_ == backend_kind::given) {
+    if (maker == nullptr) throw_misuse("a loop on a given backend was asked for, and none given");
+    backend_ = maker->make({trace_, settings.wake_fd, settings.chunks, settings.chunk_bytes});
+  } else if (kind_ == backend_kind::uring) {
     uring_refusal refusal{};
     backend_ = make_uring_backend(trace_, settings, refusal);
     if (backend_ == nullptr) {
@@ -288,6 +301,8 @@ std::size_t loop::wait(instant until) {
       inbox_.stop_requested() || watchers_wait()) {
     return look(instant::min());
   }
+  if (!idle_waits_.empty() && holds_ == 0) [[unlikely]]
+    return tell_of_idleness();
   instant deadline = std::min(until, timers_.next());
   if (time_source_ != nullptr) {
     // The deadline is not in the kernel's time: look, then let the clock decide whether to jump. Not
@@ -304,6 +319,16 @@ std::size_t loop::wait(instant until) {
   const std::size_t found = look(deadline);
   inbox_.awake();
   return found;
+}
+
+// A turn that only looks, and finds nothing.
+std::size_t loop::tell_of_idleness() {
+  const std::size_t found = look(instant::min());
+  if (found != 0 || watchers_wait() || timers_.next() <= time()) return found;
+  list<idle_wait> told;
+  told.splice_back(idle_waits_);
+  while (!told.empty()) told.pop_front().told->done();
+  return 0;
 }
 
 std::size_t loop::run_posts() {

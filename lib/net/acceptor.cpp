@@ -47,7 +47,7 @@ acceptor::acceptor(loop& on, descriptor socket, bool lingering)
       socket_(std::move(socket)),
       // Multishot pays where an accept costs a submission. On epoll, accept(2) when somebody asks is the
       // same price, and leaves the rest in the backlog.
-      multishot_(on.kind() == backend_kind::uring),
+      multishot_(on.kind() != backend_kind::epoll),
       lingering_(lingering) {
   request_ = multishot_ ? request::accept_multi(socket_.get()) : request::accept(socket_.get());
   request_.told = this;

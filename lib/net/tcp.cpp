@@ -280,6 +280,9 @@ tcp_listener::tcp_listener(loop& on, const address& where, const tcp_listener_op
                     options.backlog_, options.streams_),
           options.streams_.lingers())) {}
 
+tcp_listener::tcp_listener(loop& on, int fd)
+    : acceptor_(new priv::acceptor(on, non_blocking(on, fd), false)) {}
+
 tcp_listener::tcp_listener(tcp_listener&& other) noexcept = default;
 tcp_listener& tcp_listener::operator=(tcp_listener&& other) noexcept = default;
 tcp_listener::~tcp_listener() = default;

@@ -55,7 +55,7 @@ inline coir::testing::mock_clock* clock = nullptr;  // that of the test that run
 inline coir::loop& loop_here() { return coir::running_fiber().home().on(); }
 // What a request in the kernel answers.
 inline abort_answer answer_of_requests() {
-  return loop_here().kind() == coir::backend_kind::uring ? abort_answer::later : abort_answer::now;
+  return loop_here().kind() == coir::backend_kind::epoll ? abort_answer::now : abort_answer::later;
 }
 inline void check(bool succeeded, const char* what) {
   if (!succeeded) throw std::runtime_error(what);
@@ -514,9 +514,10 @@ struct as_result : Case {
   }
 };
 
-// Not here: yield_op, which waits for nothing (scheduler_test.cpp), tcp_close_op, which waits only for what
-// else is in flight on the stream (tests/net), path_op, which is never ready when it begins (tests/io),
-// region_end_op, which cannot be cancelled, and shutdown_op, which waits for a region (tests/scope).
+// Not here: yield_op, which waits for nothing (scheduler_test.cpp), all_blocked_op, which waits for all others
+// (tests/testing), tcp_close_op, which waits only for what else is in flight on the stream (tests/net), path_op,
+// which is never ready when it begins (tests/io), region_end_op, which cannot be cancelled, and shutdown_op,
+// which waits for a region (tests/scope).
 using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, taking_turns,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;

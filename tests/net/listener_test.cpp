@@ -43,6 +43,19 @@ TEST_CASE("port 0 becomes a port that can be connected to") {
   });
 }
 
+TEST_CASE("a descriptor that listens already is taken as it is, and made non-blocking") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      coir::unique_fd made = support::tcp_listener();
+      REQUIRE(::fcntl(made.get(), F_SETFL, 0) == 0);
+      tcp_listener listener(*coir::loop::current(), made.release());
+      CHECK((::fcntl(listener.fd(), F_GETFL) & O_NONBLOCK) != 0);
+      const auto client = support::raw_client(listener.local_address());
+      CHECK(wait(listener.accept()).local_address() == listener.local_address());
+    });
+  });
+}
+
 TEST_CASE("a port in use is an error that names the address") {
   coir::run([] {
     const tcp_listener first(loopback);

@@ -194,6 +194,8 @@ inline std::size_t drain(int fd) {
 }
 
 inline bool on_uring(const coir::loop& loop) { return loop.kind() == coir::backend_kind::uring; }
+inline bool on_epoll(const coir::loop& loop) { return loop.kind() == coir::backend_kind::epoll; }
+inline bool on_simulator(const coir::loop& loop) { return loop.kind() == coir::backend_kind::given; }
 
 // What the body opens it also closes.
 template <class Body>

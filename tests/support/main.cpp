@@ -1,3 +1,5 @@
+#include "support/simulated.hpp"
+
 #if __has_include(<catch2/catch_session.hpp>)
 #include <catch2/catch_session.hpp>
 int main(int argc, char** argv) { return Catch::Session().run(argc, argv); }
@@ -5,3 +7,6 @@ int main(int argc, char** argv) { return Catch::Session().run(argc, argv); }
 #define CATCH_CONFIG_MAIN
 #include <catch2/catch.hpp>
 #endif
+
+// COIR_BACKEND=simulator: every loop that leaves the choice to coir has a simulator of its own.
+static const support::simulated_loops simulated;

@@ -25,6 +25,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -51,6 +52,16 @@ struct scheduler_stats {
 // Told of failures that no region and no joiner takes. Must not throw.
 using failure_handler = std::function<void(const fiber_base& failed, std::exception_ptr why)>;
 
+// Puts the fibers that are ready at the beginning of a turn in another order: for tests
+// (coir/testing/shuffle.hpp). Who becomes ready meanwhile waits for the next turn, to be among the next batch.
+class ready_order {
+ public:
+  virtual void arrange(std::span<fiber_base*> batch) noexcept = 0;
+
+ protected:
+  ~ready_order() = default;
+};
+
 class fiber_home final : public ready_hook {
  public:
   explicit fiber_home(loop& of);
@@ -62,6 +73,8 @@ class fiber_home final : public ready_hook {
   }
   std::uint64_t alive() const noexcept { return next_id_ - 1 - ended_; }
   void on_failure(failure_handler handler) { on_failure_ = std::move(handler); }
+  // Must outlive the home; null: first ready, first run.
+  void arrange(ready_order* order) noexcept { order_ = order; }
 
   // Cancels everything that lives and runs until it has ended: the scheduler's end. The home itself ends
   // with the last handle.
@@ -82,6 +95,8 @@ class fiber_home final : public ready_hook {
 
   // What the awaiters stand on.
   std::uint32_t turn_ms() const noexcept { return turn_ms_; }
+  // Counts down by one for each fiber that is switched to in a turn.
+  std::uint32_t turn_left() const noexcept { return turn_left_; }
   // An op finished at once: has the running fiber had its share?
   bool share_is_used() noexcept { return --share_left_ == 0; }
   // What the coroutine that has just ended threw, on its way to the one that awaits it. Nothing else runs
@@ -141,6 +156,7 @@ class fiber_home final : public ready_hook {
 
   ~fiber_home();
   static fiber_base* next_in_tree(fiber_base& at) noexcept;
+  std::uint32_t arrange_batch() noexcept;
   template <class Block, class... Arguments>
   Block& make(const spawn_options& options, Arguments&&... arguments);
   void prepare(fiber_base& block, const spawn_options& options);
@@ -195,6 +211,7 @@ class fiber_home final : public ready_hook {
   priv::side own_side_;
   std::unique_ptr<stack_pool> stacks_;
   failure_handler on_failure_;
+  ready_order* order_ = nullptr;
 };
 
 inline fiber_base::fiber_base(const fiber_kind& kind, fiber_home& home, region& where,

@@ -37,6 +37,8 @@ class run_options {
   run_options() noexcept {}
 
   run_options& loop(const loop_options& options) noexcept { return loop_ = options, *this; }
+  // The order of fibers that are ready, for tests; must outlive the run.
+  run_options& arrange(ready_order* order) noexcept { return order_ = order, *this; }
   run_options& on_failure(failure_handler handler) {
     return on_failure_ = std::move(handler), *this;
   }
@@ -51,6 +53,7 @@ class run_options {
   friend class runner;
   loop_options loop_;
   failure_handler on_failure_;
+  ready_order* order_ = nullptr;
   bool report_overflow_ = false;
 };
 

@@ -105,7 +105,9 @@ class backend {
 
   std::size_t in_flight() const noexcept { return in_flight_; }
   // Of those, how many can wake somebody.
-  std::size_t awaited() const noexcept { return in_flight_ - background_; }
+  std::size_t awaited() const noexcept { return stalled() ? 0 : in_flight_ - background_; }
+  // All that is in flight waits for what only others of this loop could do. A kernel cannot know.
+  bool stalled() const noexcept { return knows_stalls_ && is_stalled(); }
   const backend_stats& stats() const noexcept { return stats_; }
   virtual std::string describe() const = 0;
 
@@ -138,6 +140,8 @@ class backend {
   virtual abort_answer do_withdraw(request& what, descriptor_state& state) noexcept = 0;
   // From here on wait() sets attention_ when this set is readable.
   virtual void do_attend(int set) = 0;
+  // Asked where knows_stalls_ is set.
+  virtual bool is_stalled() const noexcept { return false; }
   // The descriptor is about to be closed and nothing is in flight on it.
   virtual void forget(int fd, descriptor_state& state) noexcept = 0;
 
@@ -154,6 +158,10 @@ class backend {
   void deliver(request& what, int result) noexcept;   // one of several
   void detach(request& what) noexcept { leave(what); }  // over, nobody is told
 
+  // The system call of a request, once: its result, or minus its errno. It waits only where the kernel cannot
+  // say when it would not (files). The chunk of a recv_multi is in address and length.
+  static int perform(request& what) noexcept;
+
   // The private marks that backends leave on a request.
   static bool& withdrawn(request& what) noexcept { return what.withdrawn_; }
   static bool& more_expected(request& what) noexcept { return what.more_expected_; }
@@ -167,6 +175,7 @@ class backend {
   blocking_hook blocking_;
   int attended_ = -1;
   bool attention_ = false;
+  bool knows_stalls_ = false;
 
  private:
   bool begin(request& what);
@@ -198,6 +207,23 @@ class backend {
   std::size_t chunk_bytes_;
   std::uint64_t attended_rebuilds_ = 0;
   bool draining_ = false;
+};
+
+// What a loop tells whoever makes its backend.
+struct backend_parts {
+  trace::control& trace;
+  int wake_fd;  // an eventfd whose every write(2) must end a wait
+  unsigned chunks;
+  std::size_t chunk_bytes;
+};
+
+// Makes a backend in place of the kernel's (loop_options::backend).
+class backend_maker {
+ public:
+  virtual std::unique_ptr<backend> make(const backend_parts& parts) = 0;
+
+ protected:
+  ~backend_maker() = default;
 };
 
 }  // namespace coir

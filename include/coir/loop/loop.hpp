@@ -31,6 +31,7 @@
 #pragma once
 
 #include <coir/base/fd.hpp>
+#include <coir/base/list.hpp>
 #include <coir/base/time.hpp>
 #include <coir/loop/backend.hpp>
 #include <coir/loop/child.hpp>
@@ -58,7 +59,8 @@
 
 namespace coir {
 
-enum class backend_kind : std::uint8_t { automatic, uring, epoll };
+// given: by a backend_maker.
+enum class backend_kind : std::uint8_t { automatic, uring, epoll, given };
 
 class loop_options {
  public:
@@ -67,6 +69,10 @@ class loop_options {
   // automatic: io_uring where it is to be had, epoll elsewhere. The environment variable COIR_BACKEND
   // (auto, uring, epoll) decides where the program left it automatic.
   loop_options& backend(backend_kind kind) noexcept { return backend_ = kind, *this; }
+  // In place of the kernel: coir/testing/simulator.hpp. Must outlive the loop.
+  loop_options& backend(backend_maker* maker) noexcept {
+    return maker_ = maker, backend_ = backend_kind::given, *this;
+  }
   // Entries of io_uring's submission queue, rounded up to a power of two. More requests than this in one
   // turn cost one more system call each time; none is refused.
   loop_options& submission_entries(unsigned count) noexcept { return entries_ = count, *this; }
@@ -82,6 +88,7 @@ class loop_options {
  private:
   friend class loop;
   time_source* time_ = nullptr;
+  backend_maker* maker_ = nullptr;
   std::size_t chunk_bytes_ = 4096;
   unsigned entries_ = 256;
   unsigned completions_ = 0;
@@ -253,12 +260,21 @@ class loop {
   void expect_less() noexcept { --expected_; }
   // Is there a request, timer or hold that could make something happen?
   bool can_wake() const noexcept {
-    return backend_->awaited() != 0 || !timers_.empty() || expected_ != 0 || holds_ != 0 ||
-           !inbox_.empty() || posts_ != nullptr || watchers_can_wake();
+    return backend_->awaited() != 0 || !timers_.empty() ||
+           (expected_ != 0 && !backend_->stalled()) || holds_ != 0 || !inbox_.empty() ||
+           posts_ != nullptr || watchers_can_wake() || !idle_waits_.empty();
   }
   // What can_wake() is about, a line for each: for whoever wonders why run() does not return.
   std::vector<std::string> why_alive() const;
   loop_census census() const noexcept;
+
+  // Told once, when a turn would sleep or let the clock jump: nothing is ready or due, the kernel has nothing
+  // for the loop, and nobody holds it. Leaves by unlink().
+  class idle_wait : public list_node {
+   public:
+    waiter* told = nullptr;
+  };
+  void tell_when_idle(idle_wait& who) noexcept { idle_waits_.push_back(who); }
 
   // For those that stand on watchers.
   watch_set& watches();
@@ -329,6 +345,7 @@ class loop {
   std::size_t look(instant deadline);
   std::size_t turn(instant until);
   std::size_t wait(instant until);
+  std::size_t tell_of_idleness();
   std::size_t run_posts();
   void show_readiness();
   // After a change outside of a turn.
@@ -351,6 +368,7 @@ class loop {
   std::unique_ptr<child_table> children_;
   std::unique_ptr<path_hub> paths_;     // with the first path
   list<registration> registrations_;
+  list<idle_wait> idle_waits_;
   std::array<std::size_t, registration_kinds> kept_{};  // by kind
   ready_hook* fibers_ = nullptr;
   post_node* posts_ = nullptr;  // taken from the inbox, not yet run
@@ -381,5 +399,8 @@ struct backend_choice {
 
 // What loops of this process get that leave the choice to coir. Decided once, on first use.
 const backend_choice& backend_report();
+// For test programs: from here on those loops get what `maker` makes, each its own; null: what the report says.
+// Before other threads make loops.
+void choose_backend(backend_maker* maker) noexcept;
 
 }  // namespace coir

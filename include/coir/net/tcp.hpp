@@ -379,6 +379,8 @@ class tcp_listener {
   // On the running fiber's loop.
   explicit tcp_listener(const address& where, const tcp_listener_options& options = {});
   tcp_listener(loop& on, const address& where, const tcp_listener_options& options = {});
+  // Takes a listening socket (of a parent process, of a simulator); makes it non-blocking.
+  tcp_listener(loop& on, int fd);
   tcp_listener(tcp_listener&& other) noexcept;
   tcp_listener& operator=(tcp_listener&& other) noexcept;
   ~tcp_listener();
