@@ -59,7 +59,7 @@ decltype(auto) await(Op&& what, place at = here::current()) {
     if (self.take_aborted()) [[unlikely]]
       priv::throw_stopped(self, what);
   }
-  return what.take();
+  return priv::take_from(self, what);
 }
 
 template <class T>

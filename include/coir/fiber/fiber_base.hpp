@@ -22,6 +22,7 @@
 #pragma once
 
 #include <coir/base/assert.hpp>
+#include <coir/base/callback.hpp>
 #include <coir/base/config.hpp>
 #include <coir/base/error.hpp>
 #include <coir/base/list.hpp>
@@ -43,6 +44,7 @@
 namespace coir {
 
 class fiber_base;
+class fiber_control;
 class fiber_home;
 class join_base;
 class promise_base;
@@ -70,6 +72,8 @@ struct fiber_kind : waiter_kind {
   void (*begin)(fiber_base&);
   // Runs a plain function on the fiber's stack; null for coroutines.
   void (*run)(fiber_base&) noexcept;
+  // Destroys what one run of the body left, so that it can begin again; null where it cannot (restart()).
+  void (*again)(fiber_base&) noexcept;
   // The body is over: moves the result of a coroutine into the block; null for plain functions.
   void (*collect)(fiber_base&) noexcept;
   // Destroys what the body was made of: frame, callable.
@@ -145,11 +149,27 @@ class fiber_base : public waiter, private region {
   bool has_stack() const noexcept { return stack_ != nullptr; }
   const stack* current_stack() const noexcept { return stack_; }
   void waits_on_stack_at(place at) noexcept;
+  // What runs is a function that was interjected, and not the body.
+  bool is_visited() const noexcept;
 
-  // Level-triggered: the body gets `cancelled` at its suspend points, as do all fibers inside it.
+  // --- control (lib/fiber/control.cpp); what each verb means is said at the handle's, in fiber.hpp ---
+
   void cancel() noexcept;
-  // Gets this exception at its suspend point, once. False: it is dead.
+  void cancel_after(duration grace);
+  // Its body can still be told something.
+  bool has_body() const noexcept { return phase_ < phase::over; }
   bool interrupt(std::exception_ptr what);
+  // It is cancelled, and ends with the value in the block; or as it likes.
+  void stop() noexcept;
+  bool restart();
+  bool interject(callback<> visit);
+  bool move_to(region& where);
+  void move_children_to(region& where);
+  bool park();
+  bool unpark() noexcept;
+  bool parked() const noexcept { return (control_ & is_parked) != 0; }
+  bool run_next() noexcept;
+
   // Failures of its children that nothing will throw: for handle_base::other_failures().
   void keep_failures(const std::vector<std::exception_ptr>& others) noexcept;
   // What interrupt() gave it and no suspend point has thrown yet.
@@ -159,10 +179,14 @@ class fiber_base : public waiter, private region {
 
   void check_interrupted() {
     if (interrupted_) [[unlikely]]
-      throw_interruption(coir::cancelled());
+      meet_interruption();
   }
+  // Runs what was interjected; throws if there is something to throw.
+  [[gnu::cold]] void meet_interruption();
   // What interrupt() gave it, or else `cancelled`, with what `why` says of how far the op came.
   [[noreturn, gnu::cold]] void throw_interruption(coir::cancelled why);
+  // In a handler, of a `cancelled` that the op itself threw: was it asked to, then who asked says what is thrown.
+  [[noreturn, gnu::cold]] void rethrow_stopped(const coir::cancelled& why);
   // Starts the op. True: the fiber suspends.
   template <class Op>
   bool begin_wait(Op& what, const op_kind& kind);
@@ -191,6 +215,10 @@ class fiber_base : public waiter, private region {
     std::shared_ptr<const coir::locals> values;  // fiber_local values, shared with children
     std::exception_ptr interrupt;               // to be thrown at the next suspend point
     region* innermost = nullptr;                // null: its body
+    struct free_control {
+      void operator()(fiber_control* what) const noexcept;
+    };
+    std::unique_ptr<fiber_control, free_control> control;  // grace, interjected functions, monitors
   };
   cold& make_cold();  // may throw std::bad_alloc
   // Has values that a child inherits.
@@ -211,6 +239,9 @@ class fiber_base : public waiter, private region {
   }
   // The block holds a result, whatever became of the fiber.
   bool has_value() const noexcept { return (flags_ & with_value) != 0; }
+  void mark_value(bool there) noexcept {
+    flags_ = static_cast<std::uint8_t>(there ? flags_ | with_value : flags_ & ~with_value);
+  }
   // The body threw.
   void body_failed(std::exception_ptr why) noexcept;
 
@@ -220,7 +251,9 @@ class fiber_base : public waiter, private region {
   friend class fiber_local_access;
   friend class handle_base;
   friend class join_base;
+  friend class monitor;
   friend class region;
+  friend class runner;
   friend class task_access;
 
   enum class phase : std::uint8_t { fresh, active, waiting, over, dead };
@@ -230,6 +263,8 @@ class fiber_base : public waiter, private region {
   region* receive(region& outermost, region::flag what) noexcept;
   void abort_wait() noexcept;
   void set_innermost(region* which) noexcept;
+  // There is something to throw.
+  bool is_interrupted() const noexcept;
   // After anything that it depends on has changed.
   void update_interrupted() noexcept;
   void update_cancelled() noexcept;
@@ -245,6 +280,15 @@ class fiber_base : public waiter, private region {
     region::state_ |= region::is_cancelled;
   }
   void add_failure(std::exception_ptr why) noexcept;
+  fiber_control& make_control();
+  fiber_control* control() const noexcept {
+    const cold* const mine = cold_part();
+    return mine == nullptr ? nullptr : mine->control.get();
+  }
+  // Its next wake-up goes ahead of what is queued.
+  void hasten() noexcept;
+  void run_visits() noexcept;
+  void drop_visits() noexcept;
   void hold() noexcept { ++references_; }
   void release() noexcept;
 
@@ -264,6 +308,16 @@ class fiber_base : public waiter, private region {
   };
   std::uint8_t flags_ = 0;
   fiber_outcome outcome_ = fiber_outcome::none;
+  enum : std::uint8_t {
+    stopping = 1,     // cancelled, it ends with the value in the block
+    restarting = 2,   // its body begins again when it is over
+    is_main = 4,      // of coir::run
+    is_parked = 8,
+    held_back = 16,   // it would be ready if it were not parked
+    hastened = 32,    // its next wake-up goes ahead of what is queued
+    with_visits = 64  // functions were interjected and have not run
+  };
+  std::uint8_t control_ = 0;
   union {
     fiber_base* next_ = nullptr;  // in the run queue: who is behind it
     void* op_;                    // waiting

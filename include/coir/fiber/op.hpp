@@ -106,6 +106,21 @@ template <op Op>
   }
 }
 
+// An op that answered `later` and was stopped after all says so by throwing `cancelled` from take(), or from a
+// step of it, where nobody knows who asked: the fiber does.
+template <op Op>
+decltype(auto) take_from(fiber_base& self, Op& what) {
+  if constexpr (noexcept(what.take())) {
+    return what.take();
+  } else {
+    try {
+      return what.take();
+    } catch (const cancelled& why) {
+      self.rethrow_stopped(why);
+    }
+  }
+}
+
 // `co_await op`. One word, trivially destructible, with a constructor: what gcc 12 can handle in any
 // expression. The place is kept in the promise.
 template <op Op>
@@ -134,7 +149,7 @@ class [[nodiscard]] op_awaiter {
       if (self.take_aborted()) [[unlikely]]
         throw_stopped(self, *what_);
     }
-    return what_->take();
+    return take_from(self, *what_);
   }
 
  private:
