@@ -213,7 +213,8 @@ auto run_awaited(typename Holder::argument from, inside::rest rest, Ending endin
   } catch (...) {
     steps.caught();
   }
-  if (steps.has_rest(rest)) {
+  // Whoever runs before this fiber does may have put another one in.
+  while (steps.has_rest(rest)) {
     region_end_op end(holder.region());
     co_await end;
   }
@@ -239,7 +240,7 @@ auto run_on_stack(typename Holder::argument from, inside::rest rest, Ending endi
   } catch (...) {
     steps.caught();
   }
-  if (steps.has_rest(rest)) await(region_end_op(holder.region()));
+  while (steps.has_rest(rest)) await(region_end_op(holder.region()));
   steps.leave();
   return ending.template end<value>(std::move(got), holder.region());
 }
