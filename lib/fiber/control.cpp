@@ -120,6 +120,7 @@ bool fiber_base::interject(callback<> visit) {
     home_->visited_.push_back(this);
     mine.to_be_visited = true;
     hold();
+    home_->break_turn_off();
   }
   mine.visits.push_back(std::move(visit));
   control_ |= with_visits;
@@ -204,8 +205,9 @@ bool fiber_base::move_to(region& where) {
   from.remove(*this);
   region::parent_ = &where;
   where.add(*this);
-  if (where.shutting_down()) region::spread(winding_down);
+  // In this order: what waits to be asked is not woken by the question when it is cancelled anyway.
   if (where.cancelled()) region::spread(is_cancelled);
+  if (where.shutting_down()) region::spread(winding_down);
   // Who waits for the former region to become empty is told as if this fiber had ended.
   if (!from.is_body()) {
     if (former != nullptr) static_cast<entered_region&>(from).child_ended(false);
@@ -238,8 +240,8 @@ bool fiber_base::park() {
   control_ |= is_parked;
   ++home_->parked_;
   home_->unusual_ = true;
-  // The rest of this turn looks who is parked; and an op of its own that finishes at once lets others run.
-  home_->turn_put_by_ += std::exchange(home_->turn_left_, 0);
+  home_->break_turn_off();
+  // Of its own ops one that finishes at once lets others run too.
   if (this == current_fiber) home_->share_left_ = 1;
   return true;
 }

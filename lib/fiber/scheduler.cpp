@@ -110,9 +110,9 @@ std::size_t fiber_home::run_ready() {
   trace_mask_ = loop_->trace().mask();
   turn_ms_ = milliseconds_of(loop_->turn_time());
   update_unusual();
-  if (!visited_.empty()) [[unlikely]]
-    visit_fibers();
   for (;;) {
+    if (!visited_.empty()) [[unlikely]]
+      visit_fibers();
     if (unusual_) [[unlikely]] {
       run_some<true>();
     } else {

@@ -161,6 +161,8 @@ class fiber_home final : public ready_hook {
   void renew_stack(fiber_base& which) noexcept;
   bool end_control(fiber_base& which) noexcept;
   void visit_fibers() noexcept;
+  // As soon as the running fiber suspends, run_ready looks again at what is unusual.
+  void break_turn_off() noexcept { turn_put_by_ += std::exchange(turn_left_, 0); }
   void push_unusual(fiber_base& which) noexcept;
   void update_unusual() noexcept { unusual_ = trace_mask_ != 0 || parked_ != 0 || hastened_ != 0; }
   template <bool Unusual>
