@@ -273,15 +273,17 @@ void fiber_home::end(fiber_base& which) noexcept {
   where.remove(which);
   fiber_base* const owner = where.fiber();
   if (which.outcome_ == fiber_outcome::failed && !handled) [[unlikely]] {
-    // Ahead of what is queued: others may do in vain what the failure is about to stop.
-    if (owner != nullptr && owner->phase_ == fiber_base::phase::waiting && !where.cancelled()) owner->hasten();
     if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
       tell_failure(which, which.failure());
-    } else if (where.is_body()) {
-      owner->add_failure(which.failure());
-      owner->cancel();
     } else {
-      static_cast<entered_region&>(where).fail(which.failure());
+      // Ahead of what is queued: others may do in vain what the failure is about to stop.
+      if (owner->phase_ == fiber_base::phase::waiting && !where.cancelled()) owner->hasten();
+      if (where.is_body()) {
+        owner->add_failure(which.failure());
+        owner->cancel();
+      } else {
+        static_cast<entered_region&>(where).fail(which.failure());
+      }
     }
   }
   if (!where.is_body()) {

@@ -248,6 +248,38 @@ TEST_CASE("a fiber whose region is cancelled while it is restarted ends") {
   });
 }
 
+TEST_CASE("between two runs a fiber can be told what one that has not begun can be told") {
+  on_both_surfaces([](auto wait) {
+    for (const std::string what : {"interrupt", "stop", "interject", "cancel"}) {
+      INFO(what);
+      int runs = 0;
+      bool called = false;
+      hand hold(abort_answer::later);
+      auto child = coir::spawn([&] {
+        if (++runs == 2) return 7;
+        coir::spawn([&] { wait(hand_op(hold)); });
+        wait(coir::sleep_until(coir::never));
+        return 0;
+      });
+      support::until([&] { return hold.waiting(); });
+      child.restart();
+      support::until([&] { return child.state() == fiber_state::ending; });
+      if (what == "interrupt") CHECK(child.interrupt(std::runtime_error("too late")));
+      if (what == "stop") CHECK(child.stop(8));
+      if (what == "interject") CHECK(child.interject([&] { called = true; }));
+      if (what == "cancel") child.cancel();
+      hold.give_up();
+      wait(coir::end_op(child));
+      CHECK(runs == (what == "interject" ? 2 : 1));
+      CHECK(called == (what == "interject"));
+      if (what == "interrupt") CHECK_THROWS_WITH(wait(child.join()), "too late");
+      if (what == "stop") CHECK(wait(child.join()) == 8);
+      if (what == "interject") CHECK(wait(child.join()) == 7);
+      if (what == "cancel") CHECK(child.outcome() == fiber_outcome::cancelled);
+    }
+  });
+}
+
 TEST_CASE("restarting a fiber that has not begun lets it begin, once") {
   on_both_surfaces([](auto wait) {
     int runs = 0;

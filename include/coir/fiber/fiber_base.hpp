@@ -8,13 +8,14 @@
 //                                                              body is over   -> over
 //   waiting  in an op; op_ and op_kind_ say which              wake           -> active
 //   over     its body has ended, its children have not         last child     -> run queue -> dead
+//                                                              (restart)      -> run queue -> fresh
 //   dead     its result can be read; only handles keep it
 // state() tells the user the same, with `active` split into ready and running.
 //
 // References: one for being alive, one for each handle. The last one frees the block.
 //
-// Shape    128 bytes, then the result. What few fibers need (name, locals, failures) is a cold block
-//          made on first use.
+// Shape    128 bytes, then the result. What few fibers need (name, locals, failures, control) is a cold
+//          block made on first use.
 // Thread   one loop. Nothing here is atomic.
 // Errors   none of its own.
 // Cost     every function here is a few instructions, inline.
@@ -156,8 +157,8 @@ class fiber_base : public waiter, private region {
 
   void cancel() noexcept;
   void cancel_after(duration grace);
-  // Its body can still be told something.
-  bool has_body() const noexcept { return phase_ < phase::over; }
+  // Its body, or that of its next run, can still be told something.
+  bool has_body() const noexcept { return phase_ < phase::over || (control_ & restarting) != 0; }
   bool interrupt(std::exception_ptr what);
   // It is cancelled, and ends with the value in the block; or as it likes.
   void stop() noexcept;

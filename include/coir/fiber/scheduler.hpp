@@ -10,7 +10,8 @@
 // coir::run (fiber/run.hpp) makes a loop and a scheduler and is all that most programs need.
 //
 // Shape    a run queue in the loop's turn, and pools for control blocks and stacks.
-// Order    first ready, first run; a new fiber goes to the end. At most 256 fibers run in a turn before
+// Order    first ready, first run; a new fiber goes to the end. Ahead go a fiber whose child has failed, and
+//          those that were told to (spawn_options::first, run_next). At most 256 fibers run in a turn before
 //          the loop looks at the kernel again. 64 ops in a row that finish at once are a fiber's share.
 // Thread   the loop's.
 // Lifetime a body's locals are destroyed before its children are cancelled: a child must not use them unless
