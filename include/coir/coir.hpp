@@ -18,6 +18,7 @@
 #include <coir/fiber/await.hpp>
 #include <coir/fiber/fiber.hpp>
 #include <coir/fiber/local.hpp>
+#include <coir/fiber/monitor.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/fiber/run.hpp>
 #include <coir/fiber/scheduler.hpp>

@@ -63,12 +63,6 @@ place fiber_base::waits_at() const noexcept {
   return coroutine_ != nullptr ? coroutine_->waits_at() : spawned_at_;
 }
 
-void fiber_base::cancel() noexcept {
-  if (phase_ == phase::dead) return;
-  region::cancel();
-  home_->on().work_appeared();
-}
-
 void fiber_base::add_failure(std::exception_ptr why) noexcept {
   try {
     cold& mine = make_cold();

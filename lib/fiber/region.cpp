@@ -240,9 +240,13 @@ void fiber_base::set_innermost(region* which) noexcept {
   }
 }
 
-void fiber_base::update_interrupted() noexcept {
+bool fiber_base::is_interrupted() const noexcept {
   const cold* const mine = cold_part();
-  interrupted_ = innermost_region().cancelled() || (mine != nullptr && mine->interrupt != nullptr);
+  return innermost_region().cancelled() || (mine != nullptr && mine->interrupt != nullptr);
+}
+
+void fiber_base::update_interrupted() noexcept {
+  interrupted_ = is_interrupted() || (control_ & with_visits) != 0;
 }
 
 // From the innermost region outwards, what its cancellation depends on: the last that asked for it, or a shield.
@@ -316,15 +320,6 @@ std::exception_ptr fiber_base::take_interrupt() noexcept {
   std::exception_ptr given = std::exchange(mine->interrupt, nullptr);
   update_interrupted();
   return given;
-}
-
-bool fiber_base::interrupt(std::exception_ptr what) {
-  if (phase_ == phase::dead || phase_ == phase::over) return false;
-  make_cold().interrupt = std::move(what);
-  interrupted_ = true;
-  abort_wait();
-  home_->on().work_appeared();
-  return true;
 }
 
 void fiber_home::note_swallowed(const fiber_base& which, region& origin) noexcept {

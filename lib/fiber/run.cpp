@@ -37,6 +37,7 @@ void describe(const fiber_base& which, instant now, std::string& text) {
   if (which.state() == fiber_state::ending) {
     text += " (its children are not over)";
   }
+  if (which.parked()) text += ", parked";
   text += fmt::format(", spawned at {}\n", text_of(which.spawned_at()));
   // From the inside out: what awaits the innermost, the await on a stack, who borrowed that stack.
   const stack* const on = which.current_stack();
@@ -93,6 +94,7 @@ runner::~runner() {
 }
 
 void runner::run_until_dead(const handle_base& whom) {
+  whom.block().control_ |= fiber_base::is_main;
   watch end(loop_);
   end_op joined(whom);
   if (!joined.start(end)) return;
@@ -119,6 +121,7 @@ void runner::run_until_dead(const handle_base& whom) {
     }
     report = fmt::format("deadlock: {} fibers wait and nothing can wake them\n{}",
                          fibers_.home().alive(), describe(fibers_.home()));
+    fibers_.home().end_parking();
     whom.cancel();
   }
   if (!report.empty()) throw deadlock(report);

@@ -106,20 +106,22 @@ std::size_t fiber_home::run_ready() {
   }
   const std::uint32_t limit = order_ == nullptr ? fibers_per_turn : arrange_batch();
   turn_left_ = limit;
+  turn_put_by_ = 0;
   // Read once: who starts or stops looking meanwhile is heard in the next turn.
   trace_mask_ = loop_->trace().mask();
   turn_ms_ = milliseconds_of(loop_->turn_time());
-  const bool traced = trace_mask_ != 0;
-  while (turn_left_ != 0 && !ready_.empty()) {
-    --turn_left_;
-    fiber_base& first = ready_.pop();
-    // What the next one will need comes while this one runs: with ten thousand fibers in turn, a sixth.
-    if (!ready_.empty()) __builtin_prefetch(ready_.front()->coroutine_);
-    if (traced) [[unlikely]] {
-      run<true>(first);
+  update_unusual();
+  for (;;) {
+    if (!visited_.empty()) [[unlikely]]
+      visit_fibers();
+    if (unusual_) [[unlikely]] {
+      run_some<true>();
     } else {
-      run<false>(first);
+      run_some<false>();
     }
+    // Broken off to look again?
+    if (turn_put_by_ == 0) break;
+    turn_left_ += std::exchange(turn_put_by_, 0);
   }
   current_fiber = nullptr;
   return limit - turn_left_;
@@ -133,6 +135,22 @@ std::uint32_t fiber_home::arrange_batch() noexcept {
   order_->arrange(batch);
   for (auto last = batch.rbegin(); last != batch.rend(); ++last) ready_.push_front(**last);
   return count;
+}
+
+template <bool Unusual>
+inline void fiber_home::run_some() noexcept {
+  while (turn_left_ != 0 && !ready_.empty()) {
+    --turn_left_;
+    fiber_base& first = ready_.pop();
+    if (Unusual && first.parked()) {
+      first.control_ |= fiber_base::held_back;
+      held_back_.push(first);
+      continue;
+    }
+    // What the next one will need comes while this one runs: with ten thousand fibers in turn, a sixth.
+    if (!ready_.empty()) __builtin_prefetch(ready_.front()->coroutine_);
+    run<Unusual>(first);
+  }
 }
 
 template <bool Traced>
@@ -181,6 +199,7 @@ bool fiber_home::start_or_end(fiber_base& which) noexcept {
     end(which);
     return false;
   }
+  if ((which.control_ & fiber_base::with_visits) != 0) which.run_visits();
   if (which.interrupted_) {
     if (std::exception_ptr given = which.take_interrupt(); given != nullptr) {
       which.body_failed(std::move(given));
@@ -223,9 +242,13 @@ void fiber_home::end(fiber_base& which) noexcept {
   current_fiber = &which;
   which.phase_ = fiber_base::phase::over;
   which.refuse_more();
+  if ((which.control_ & fiber_base::restarting) != 0) [[unlikely]] {
+    if (begin_again(which)) return;
+  }
   if ((which.flags_ & fiber_base::bodyless) == 0) [[likely]] {
     which.flags_ |= fiber_base::bodyless;
     which.body_kind().end(which);
+    if ((which.control_ & fiber_base::with_visits) != 0) which.drop_visits();
   }
   if (!which.region::empty()) [[unlikely]] {
     current_fiber = nullptr;
@@ -234,6 +257,9 @@ void fiber_home::end(fiber_base& which) noexcept {
   // A child's failure weighs more than the result of a body that it cancelled.
   if (const auto* const cold = which.cold_part(); cold != nullptr && cold->failure != nullptr) {
     which.outcome_ = fiber_outcome::failed;
+  } else if ((which.control_ & fiber_base::stopping) != 0 && which.outcome_ == fiber_outcome::cancelled &&
+             which.has_value()) {
+    which.outcome_ = fiber_outcome::returned;
   }
   which.phase_ = fiber_base::phase::dead;
   ++ended_;
@@ -242,27 +268,33 @@ void fiber_home::end(fiber_base& which) noexcept {
                static_cast<std::uint64_t>(which.outcome_) - 1);
   }
 
-  const bool joined = which.joiners_ != nullptr;
+  bool handled = which.joiners_ != nullptr;
   for (join_base* next = std::exchange(which.joiners_, nullptr); next != nullptr;) {
     join_base& told = *next;
     next = std::exchange(told.next_, nullptr);
     told.previous_ = nullptr;
     told.told_->done();
   }
+  if (which.control_ != 0 || which.control() != nullptr) [[unlikely]]
+    handled |= end_control(which);
 
   // From here on nobody's children can be spawned: the failure handler is no part of the fiber.
   current_fiber = nullptr;
   region& where = *which.region::parent();
   where.remove(which);
   fiber_base* const owner = where.fiber();
-  if (which.outcome_ == fiber_outcome::failed && !joined) [[unlikely]] {
+  if (which.outcome_ == fiber_outcome::failed && !handled) [[unlikely]] {
     if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
       tell_failure(which, which.failure());
-    } else if (where.is_body()) {
-      owner->add_failure(which.failure());
-      owner->cancel();
     } else {
-      static_cast<entered_region&>(where).fail(which.failure());
+      // Ahead of what is queued: others may do in vain what the failure is about to stop.
+      if (owner->phase_ == fiber_base::phase::waiting && !where.cancelled()) owner->hasten();
+      if (where.is_body()) {
+        owner->add_failure(which.failure());
+        owner->cancel();
+      } else {
+        static_cast<entered_region&>(where).fail(which.failure());
+      }
     }
   }
   if (!where.is_body()) {
@@ -318,6 +350,7 @@ fiber_base* fiber_home::next_in_tree(fiber_base& at) noexcept {
 void fiber_home::close() noexcept {
   // In a forked child nothing of the parent's can be waited for: it is left as it is.
   if (!loop_->usable()) return;
+  end_parking();
   root_.cancel();
   while (!root_.empty()) loop_->run_once(duration(-1));
   loop_->install(static_cast<ready_hook*>(nullptr));
@@ -364,6 +397,16 @@ void fiber_home::begin_on_stack(fiber_base& self, stack& lent) noexcept {
   transfer();
 }
 
+// What runs on the stack begins again: all below the function is free.
+void fiber_home::renew_stack(fiber_base& which) noexcept {
+  stack& mine = *which.stack_;
+  auto* const top = static_cast<std::byte*>(mine.argument_);
+  const auto bytes = static_cast<std::size_t>(top - mine.low());
+  priv::clear_red_zones(mine.low(), bytes);
+  mine.at_ = place();
+  mine.context_ = priv::make_context(top, bytes);
+}
+
 void fiber_home::return_stack(stack& unused) noexcept {
   if (&unused != leaving_) stacks_->give_back(unused);
 }
@@ -371,7 +414,7 @@ void fiber_home::return_stack(stack& unused) noexcept {
 // The next fiber, if it can be gone to from another's stack: from stack to stack is one switch, by way of
 // the thread's own stack it is two.
 fiber_base* fiber_home::next_on_stack() noexcept {
-  if (turn_left_ == 0 || ready_.empty() || trace_mask_ != 0) return nullptr;
+  if (turn_left_ == 0 || ready_.empty() || unusual_) return nullptr;
   fiber_base& next = *ready_.front();
   if (next.stack_ == nullptr || next.phase_ > fiber_base::phase::active) return nullptr;
   if (next.phase_ == fiber_base::phase::fresh) {
@@ -406,10 +449,11 @@ priv::stack_exit fiber_home::run_on_stack(fiber_base& self) noexcept {
   }
   self.body_kind().run(self);
   self.phase_ = fiber_base::phase::over;
-  // Without children, and unless the pool would take the pages away from under us, the end can come
+  // Without children, and unless it begins again here, or the pool would take the pages away from under us, the end can come
   // here: what runs next overwrites the stack, but not before we have left it. Until then a failure
   // handler or a destructor that spawns must not get this one.
-  if (self.region::empty() && trace_mask_ == 0 && stacks_->keeps(mine)) {
+  if (self.region::empty() && trace_mask_ == 0 && stacks_->keeps(mine) &&
+      (self.control_ & fiber_base::restarting) == 0) {
     leaving_ = &mine;
     end(self);
     leaving_ = nullptr;
@@ -423,12 +467,6 @@ priv::stack_exit fiber_home::run_on_stack(fiber_base& self) noexcept {
 }
 
 namespace priv {
-
-void throw_no_stack() {
-  throw_misuse(
-      "coir::await needs a stack, and this fiber runs a coroutine: write co_await there, or call the "
-      "function with co_await coir::on_stack(...)");
-}
 
 void throw_task_misuse(bool empty) {
   throw_misuse(empty ? "an empty task was awaited or spawned: it was moved from, spawned, or awaited before"

@@ -158,6 +158,26 @@ struct taking {
   std::size_t next = 0;
 };
 
+struct hearing_of_a_death {
+  static constexpr const char* name = "monitor::next: death_op";
+  coir::death_op make() { return deaths.next(); }
+  void complete() { end->complete(); }
+  bool right(const coir::handle_base& dead) { return support::dead(dead); }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    std::vector<coir::fiber<void>> dying;
+    for (unsigned i = 0; i < count; ++i) deaths.watch(dying.emplace_back(coir::spawn([] {})));
+    support::until([&] { return support::dead(dying.back()); });
+  }
+  coir::death_op make_ready() { return make(); }
+
+  std::shared_ptr<support::hand> end = std::make_shared<support::hand>();
+  coir::fiber<int> whom =
+      coir::spawn([end = end] { return coir::await(support::hand_op(*end)); });
+  coir::monitor deaths;
+  bool watched = deaths.watch(whom);
+};
+
 struct taking_turns {
   static constexpr const char* name = "sequencer::turn: turn_op";
   using sequencer = coir::testing::sequencer;
@@ -518,7 +538,8 @@ struct as_result : Case {
 // (tests/testing), tcp_close_op, which waits only for what else is in flight on the stream (tests/net), path_op,
 // which is never ready when it begins (tests/io), region_end_op, which cannot be cancelled, and shutdown_op,
 // which waits for a region (tests/scope).
-using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, taking_turns,
+using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, hearing_of_a_death,
+                         taking_turns,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
 using events = std::tuple<hearing_signal, outliving_child>;

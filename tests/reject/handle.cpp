@@ -1,5 +1,5 @@
 // join() and take() of a temporary handle: the callable would stand in the expression that is awaited, and
-// gcc 12 destroys its captures twice.
+// gcc 12 destroys its captures twice. And what the control verbs do not take.
 #include <coir/coir.hpp>
 
 #include <memory>
@@ -38,5 +38,18 @@ void on_a_stack() {
   // WRONG 4: auto child = coir::spawn(...);
 #if WRONG == 4
   coir::await(coir::spawn([] {}).join());
+#endif
+
+  child.interject([] {});
+  // WRONG 5: interject takes a plain function that returns nothing
+#if WRONG == 5
+  child.interject([] { return joins(); });
+#endif
+
+  auto with_result = coir::spawn([] { return 1; });
+  with_result.stop(2);
+  // WRONG 6: stop() takes what the fiber could have returned
+#if WRONG == 6
+  with_result.stop("two");
 #endif
 }

@@ -9,7 +9,7 @@
 // Order    first in, first out.
 // Thread   one; nothing here is atomic.
 // Errors   a linked node that is destroyed or linked again is a bug and asserts.
-// Cost     every operation O(1), no allocation.
+// Cost     every operation O(1), but for queue::remove; no allocation.
 #pragma once
 
 #include <coir/base/assert.hpp>
@@ -71,6 +71,15 @@ class list {
     end_.previous_ = &node;
   }
 
+  void push_front(T& element) noexcept {
+    list_node& node = element;
+    COIR_ASSERT(!node.linked(), "a node was put in a second list");
+    node.next_ = end_.next_;
+    node.previous_ = &end_;
+    end_.next_->previous_ = &node;
+    end_.next_ = &node;
+  }
+
   T& pop_front() noexcept {
     T& first = front();
     first.unlink();
@@ -97,7 +106,7 @@ class list {
 };
 
 // First in, first out through one pointer of each element. An element knows neither whether it is
-// queued nor its neighbours in front: it leaves at the head only.
+// queued nor its neighbours in front: it leaves at the head, or by a search for it.
 template <class T, T* T::*Next>
 class queue {
  public:
@@ -124,6 +133,18 @@ class queue {
     T& first = *head_;
     head_ = first.*Next;
     return first;
+  }
+
+  // O(n). False: it is not in here.
+  bool remove(T& element) noexcept {
+    T* before = nullptr;
+    for (T* at = head_; at != &element; at = at->*Next) {
+      if (at == nullptr) return false;
+      before = at;
+    }
+    (before == nullptr ? head_ : before->*Next) = element.*Next;
+    if (tail_ == &element) tail_ = before;
+    return true;
   }
 
  private:

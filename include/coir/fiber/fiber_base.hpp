@@ -8,13 +8,14 @@
 //                                                              body is over   -> over
 //   waiting  in an op; op_ and op_kind_ say which              wake           -> active
 //   over     its body has ended, its children have not         last child     -> run queue -> dead
+//                                                              (restart)      -> run queue -> fresh
 //   dead     its result can be read; only handles keep it
 // state() tells the user the same, with `active` split into ready and running.
 //
 // References: one for being alive, one for each handle. The last one frees the block.
 //
-// Shape    128 bytes, then the result. What few fibers need (name, locals, failures) is a cold block
-//          made on first use.
+// Shape    128 bytes, then the result. What few fibers need (name, locals, failures, control) is a cold
+//          block made on first use.
 // Thread   one loop. Nothing here is atomic.
 // Errors   none of its own.
 // Cost     every function here is a few instructions, inline.
@@ -22,6 +23,7 @@
 #pragma once
 
 #include <coir/base/assert.hpp>
+#include <coir/base/callback.hpp>
 #include <coir/base/config.hpp>
 #include <coir/base/error.hpp>
 #include <coir/base/list.hpp>
@@ -43,6 +45,7 @@
 namespace coir {
 
 class fiber_base;
+class fiber_control;
 class fiber_home;
 class join_base;
 class promise_base;
@@ -70,6 +73,8 @@ struct fiber_kind : waiter_kind {
   void (*begin)(fiber_base&);
   // Runs a plain function on the fiber's stack; null for coroutines.
   void (*run)(fiber_base&) noexcept;
+  // Destroys what one run of the body left, so that it can begin again; null where it cannot (restart()).
+  void (*again)(fiber_base&) noexcept;
   // The body is over: moves the result of a coroutine into the block; null for plain functions.
   void (*collect)(fiber_base&) noexcept;
   // Destroys what the body was made of: frame, callable.
@@ -145,11 +150,27 @@ class fiber_base : public waiter, private region {
   bool has_stack() const noexcept { return stack_ != nullptr; }
   const stack* current_stack() const noexcept { return stack_; }
   void waits_on_stack_at(place at) noexcept;
+  // What runs is a function that was interjected, and not the body.
+  bool is_visited() const noexcept;
 
-  // Level-triggered: the body gets `cancelled` at its suspend points, as do all fibers inside it.
+  // --- control (lib/fiber/control.cpp); what each verb means is said at the handle's, in fiber.hpp ---
+
   void cancel() noexcept;
-  // Gets this exception at its suspend point, once. False: it is dead.
+  void cancel_after(duration grace);
+  // Its body, or that of its next run, can still be told something.
+  bool has_body() const noexcept { return phase_ < phase::over || (control_ & restarting) != 0; }
   bool interrupt(std::exception_ptr what);
+  // It is cancelled, and ends with the value in the block; or as it likes.
+  void stop() noexcept;
+  bool restart();
+  bool interject(callback<> visit);
+  bool move_to(region& where);
+  void move_children_to(region& where);
+  bool park();
+  bool unpark() noexcept;
+  bool parked() const noexcept { return (control_ & is_parked) != 0; }
+  bool run_next() noexcept;
+
   // Failures of its children that nothing will throw: for handle_base::other_failures().
   void keep_failures(const std::vector<std::exception_ptr>& others) noexcept;
   // What interrupt() gave it and no suspend point has thrown yet.
@@ -159,8 +180,10 @@ class fiber_base : public waiter, private region {
 
   void check_interrupted() {
     if (interrupted_) [[unlikely]]
-      throw_interruption(coir::cancelled());
+      meet_interruption();
   }
+  // Runs what was interjected; throws if there is something to throw.
+  [[gnu::cold]] void meet_interruption();
   // What interrupt() gave it, or else `cancelled`, with what `why` says of how far the op came.
   [[noreturn, gnu::cold]] void throw_interruption(coir::cancelled why);
   // Starts the op. True: the fiber suspends.
@@ -194,6 +217,10 @@ class fiber_base : public waiter, private region {
     std::shared_ptr<const coir::locals> values;  // fiber_local values, shared with children
     std::exception_ptr interrupt;               // to be thrown at the next suspend point
     region* innermost = nullptr;                // null: its body
+    struct free_control {
+      void operator()(fiber_control* what) const noexcept;
+    };
+    std::unique_ptr<fiber_control, free_control> control;  // grace, interjected functions, monitors
   };
   cold& make_cold();  // may throw std::bad_alloc
   // Has values that a child inherits.
@@ -214,6 +241,9 @@ class fiber_base : public waiter, private region {
   }
   // The block holds a result, whatever became of the fiber.
   bool has_value() const noexcept { return (flags_ & with_value) != 0; }
+  void mark_value(bool there) noexcept {
+    flags_ = static_cast<std::uint8_t>(there ? flags_ | with_value : flags_ & ~with_value);
+  }
   // The body threw.
   void body_failed(std::exception_ptr why) noexcept;
 
@@ -223,7 +253,9 @@ class fiber_base : public waiter, private region {
   friend class fiber_local_access;
   friend class handle_base;
   friend class join_base;
+  friend class monitor;
   friend class region;
+  friend class runner;
   friend class task_access;
 
   enum class phase : std::uint8_t { fresh, active, waiting, over, dead };
@@ -233,6 +265,8 @@ class fiber_base : public waiter, private region {
   region* receive(region& outermost, region::flag what, region::hooks& due) noexcept;
   void abort_wait() noexcept;
   void set_innermost(region* which) noexcept;
+  // There is something to throw.
+  bool is_interrupted() const noexcept;
   // After anything that it depends on has changed.
   void update_interrupted() noexcept;
   void update_cancelled() noexcept;
@@ -248,6 +282,15 @@ class fiber_base : public waiter, private region {
     region::state_ |= region::is_cancelled;
   }
   void add_failure(std::exception_ptr why) noexcept;
+  fiber_control& make_control();
+  fiber_control* control() const noexcept {
+    const cold* const mine = cold_part();
+    return mine == nullptr ? nullptr : mine->control.get();
+  }
+  // Its next wake-up goes ahead of what is queued.
+  void hasten() noexcept;
+  void run_visits() noexcept;
+  void drop_visits() noexcept;
   void hold() noexcept { ++references_; }
   void release() noexcept;
 
@@ -267,6 +310,16 @@ class fiber_base : public waiter, private region {
   };
   std::uint8_t flags_ = 0;
   fiber_outcome outcome_ = fiber_outcome::none;
+  enum : std::uint8_t {
+    stopping = 1,     // cancelled, it ends with the value in the block
+    restarting = 2,   // its body begins again when it is over
+    is_main = 4,      // of coir::run
+    is_parked = 8,
+    held_back = 16,   // it would be ready if it were not parked
+    hastened = 32,    // its next wake-up goes ahead of what is queued
+    with_visits = 64  // functions were interjected and have not run
+  };
+  std::uint8_t control_ = 0;
   union {
     fiber_base* next_ = nullptr;  // in the run queue: who is behind it
     void* op_;                    // waiting

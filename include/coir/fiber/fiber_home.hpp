@@ -85,13 +85,15 @@ class fiber_home final : public ready_hook {
   auto spawn(region& where, Body&& body, const spawn_options& options, place at);
 
   void push(fiber_base& which) noexcept {
-    if (trace_mask_ != 0) [[unlikely]]
-      COIR_TRACE(loop_->trace(), trace::point::ready, which.id());
+    if (unusual_) [[unlikely]]
+      return push_unusual(which);
     ready_.push(which);
   }
 
   std::size_t run_ready() override;
-  bool has_ready() const noexcept override { return !ready_.empty(); }
+  bool has_ready() const noexcept override { return !ready_.empty() || !visited_.empty(); }
+  // Parked fibers go on, and none can be parked any more: whoever must see all of them end.
+  void end_parking() noexcept;
 
   // What the awaiters stand on.
   std::uint32_t turn_ms() const noexcept { return turn_ms_; }
@@ -163,7 +165,7 @@ class fiber_home final : public ready_hook {
   void* give_stack(fiber_base& block, std::size_t bytes, std::size_t alignment,
                    const spawn_options& options);
   void discard(fiber_base& block) noexcept;
-  void begin(fiber_base& block) noexcept;
+  void begin(fiber_base& block, bool ahead) noexcept;
   template <bool Traced>
   void run(fiber_base& which) noexcept;
   bool start_or_end(fiber_base& which) noexcept;
@@ -171,6 +173,16 @@ class fiber_home final : public ready_hook {
   void trace_stop(fiber_base& which) noexcept;
   void body_over(fiber_base& which) noexcept;
   void end(fiber_base& which) noexcept;
+  bool begin_again(fiber_base& which) noexcept;
+  void renew_stack(fiber_base& which) noexcept;
+  bool end_control(fiber_base& which) noexcept;
+  void visit_fibers() noexcept;
+  // As soon as the running fiber suspends, run_ready looks again at what is unusual.
+  void break_turn_off() noexcept { turn_put_by_ += std::exchange(turn_left_, 0); }
+  void push_unusual(fiber_base& which) noexcept;
+  void update_unusual() noexcept { unusual_ = trace_mask_ != 0 || parked_ != 0 || hastened_ != 0; }
+  template <bool Unusual>
+  void run_some() noexcept;
   void tell_failure(const fiber_base& which, std::exception_ptr why) noexcept;
   // `cancelled` because of this region was caught by the fiber, which went on.
   void note_swallowed(const fiber_base& which, region& origin) noexcept;
@@ -181,6 +193,7 @@ class fiber_home final : public ready_hook {
   std::uint32_t share_left_ = 0;  // ops of the running fiber that may still finish at once
   std::uint32_t trace_mask_ = 0;  // as it was when the turn began
   bool transfer_ = false;
+  bool unusual_ = false;  // somebody is traced, parked or in a hurry: switches and wake-ups must look
   std::uint32_t turn_ms_ = 0;  // the turn's time in milliseconds since the epoch, modulo 2^32
   void* main_context_ = nullptr;  // where the thread's own stack is, while a fiber's runs
   stack* leaving_ = nullptr;      // a fiber ends on it: it is not to be had yet
@@ -193,6 +206,12 @@ class fiber_home final : public ready_hook {
   std::uint64_t failures_ = 0;
   std::uint64_t swallowed_ = 0;
   bool closed_ = false;
+  bool parking_ended_ = false;
+  std::uint32_t turn_put_by_ = 0;  // the rest of a turn that was broken off to look
+  std::uint32_t parked_ = 0;       // so many fibers are
+  std::uint32_t hastened_ = 0;     // so many are to be woken ahead of others
+  queue<fiber_base, &fiber_base::next_> held_back_;  // ready but parked
+  std::vector<fiber_base*> visited_;  // waiting, and a function was interjected; each is held
   region root_;
 
   // Free control blocks by size, in steps of 16 bytes, cut from slabs.
@@ -292,7 +311,7 @@ inline fiber_base* region::fiber() noexcept {
   return (state_ & by_entering) != 0 ? static_cast<entered_region*>(this)->fiber_ : nullptr;
 }
 
-inline void fiber_home::begin(fiber_base& block) noexcept {
+inline void fiber_home::begin(fiber_base& block, bool ahead) noexcept {
   region& where = *block.region::parent();
   where.add(block);
   // Born into a cancelled region: it will not run.
@@ -306,7 +325,11 @@ inline void fiber_home::begin(fiber_base& block) noexcept {
                block.parent() == nullptr ? 0 : block.parent()->id(),
                block.spawned_at().packed());
   }
-  ready_.push(block);
+  if (ahead) {
+    ready_.push_front(block);
+  } else {
+    ready_.push(block);
+  }
 }
 
 }  // namespace coir

@@ -29,7 +29,8 @@
 // Shape    an op is a class with constructors, movable until it is started and not after. Its awaiter is
 //          one word.
 // Thread   the loop's.
-// Cancel   a fiber that is cancelled gets the exception `cancelled` at its suspend point.
+// Cancel   a fiber that is cancelled gets the exception `cancelled` at its suspend point; one that is interrupted,
+//          what it was interrupted with. What an op throws as `cancelled` itself counts as the answer to that.
 // Errors   co_await op throws std::system_error; as_result(op) returns its code. `cancelled` is thrown
 //          in both cases. Awaiting outside of a fiber is std::logic_error.
 // Cost     waiting allocates nothing: about 4 ns from co_await to the op and back.

@@ -8,7 +8,8 @@
 //          and with it all it spawned, and gives its result.
 // Thread   the caller's. Runs on several threads are independent.
 // Cancel   loop::stop() cancels main, which ends as it likes.
-// Errors   what main throws. `deadlock` when fibers are left and nothing can wake one. Cancelled:
+// Errors   what main throws. `deadlock` when fibers are left and nothing can wake one, or all that could run are
+//          parked, which then are not any more. Cancelled:
 //          std::system_error with std::errc::operation_canceled. std::logic_error from inside a fiber.
 // Cost     a loop: about 100 microseconds on io_uring, 10 on epoll.
 // See      coir/fiber/scheduler.hpp; coir/loop/loop.hpp

@@ -10,7 +10,8 @@
 // coir::run (fiber/run.hpp) makes a loop and a scheduler and is all that most programs need.
 //
 // Shape    a run queue in the loop's turn, and pools for control blocks and stacks.
-// Order    first ready, first run; a new fiber goes to the end. At most 256 fibers run in a turn before
+// Order    first ready, first run; a new fiber goes to the end. Ahead go a fiber whose child has failed, and
+//          those that were told to (spawn_options::first, run_next). At most 256 fibers run in a turn before
 //          the loop looks at the kernel again. 64 ops in a row that finish at once are a fiber's share.
 // Thread   the loop's.
 // Lifetime a body's locals are destroyed before its children are cancelled: a child must not use them unless
@@ -57,12 +58,15 @@ class spawn_options {
   // Rounded up to whole pages; 0: as in stack_options.
   spawn_options& stack_bytes(std::size_t bytes) noexcept { return stack_bytes_ = bytes, *this; }
   spawn_options& report_failure() noexcept { return report_ = true, *this; }
+  // It begins ahead of the fibers that are ready now.
+  spawn_options& first() noexcept { return first_ = true, *this; }
 
  private:
   friend class fiber_home;
   std::string_view name_;
   std::size_t stack_bytes_ = 0;
   bool report_ = false;
+  bool first_ = false;
 };
 
 class scheduler {
@@ -158,6 +162,7 @@ class task_fiber : public fiber_block<T> {
   static constexpr fiber_kind own_kind{{task_fiber::wake},
                                        nullptr,
                                        nullptr,
+                                       nullptr,
                                        collect,
                                        task_access::destroy_root,
                                        fiber_block<T>::destroyer,
@@ -183,9 +188,10 @@ class factory_fiber final : public task_fiber<T> {
     task_access::destroy_root(self);
     static_cast<factory_fiber&>(self).function_.~F();
   }
-  static constexpr fiber_kind factory_kind{{factory_fiber::wake},  begin, nullptr,
-                                           factory_fiber::collect, end,   factory_fiber::destroyer,
-                                           sizeof(factory_fiber)};
+  static constexpr fiber_kind factory_kind{{factory_fiber::wake},     begin,
+                                           nullptr,                   task_access::destroy_root,
+                                           factory_fiber::collect,    end,
+                                           factory_fiber::destroyer,  sizeof(factory_fiber)};
 
   // Destroyed when the body ends, before the block.
   union {
@@ -228,9 +234,12 @@ class function_fiber final : public fiber_block<R> {
     function(self).~F();
     self.home().return_stack(self);
   }
+  // The function is where it was, and so is the stack.
+  static void again(fiber_base&) noexcept {}
   static constexpr fiber_kind own_kind{{function_fiber::wake},
                                        nullptr,
                                        run,
+                                       again,
                                        nullptr,
                                        end,
                                        function_fiber::destroyer,
@@ -273,7 +282,7 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
     using value = typename decayed::value_type;
     task_access::check_fresh(body);
     auto& block = make<priv::task_fiber<value>>(options, where, at, std::move(body));
-    begin(block);
+    begin(block, options.first_);
     return fiber<value>::first(block);
   } else {
     static_assert(std::is_invocable_v<decayed&>,
@@ -283,7 +292,7 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
       using inner = typename value::value_type;
       auto& block = make<priv::factory_fiber<inner, decayed>>(options, where, at,
                                                               std::forward<Body>(body));
-      begin(block);
+      begin(block, options.first_);
       return fiber<inner>::first(block);
     } else {
       using block_type = priv::function_fiber<value, decayed>;
@@ -303,7 +312,7 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
         discard(block);
         throw;
       }
-      begin(block);
+      begin(block, options.first_);
       return fiber<value>::first(block);
     }
   }

@@ -213,7 +213,7 @@ auto run_awaited(typename Holder::argument from, inside::rest rest, Ending endin
   } catch (...) {
     steps.caught();
   }
-  // Until a turn in which nobody has put another one in.
+  // Whoever runs before this fiber does may have put another one in.
   while (steps.has_rest(rest)) {
     region_end_op end(holder.region());
     co_await end;

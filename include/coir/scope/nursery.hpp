@@ -20,7 +20,8 @@
 //          the others are in other_failures(), and in those of the fiber. A child that somebody joins fails
 //          towards him alone. Spawning after it was cancelled or closed: `cancelled` to a fiber that is
 //          cancelled itself, else std::system_error with std::errc::operation_canceled; before it was entered,
-//          or after it was left, std::logic_error.
+//          or after it was left, std::logic_error. The same for adopting, but that a cancelled nursery adopts;
+//          and std::logic_error for a fiber that the nursery is inside of, or of another loop.
 // Cost     the fibers', and about 10 ns for entering and leaving.
 // See      coir/scope/gather.hpp: all(...) and first(...); coir/scope/cancel_scope.hpp; lib/scope/NOTE.md
 #pragma once
@@ -52,6 +53,12 @@ class nursery {
     return home().spawn(region_, std::forward<Body>(body), options, at);
   }
 
+  // Takes over a fiber that lives elsewhere, with all it has spawned: it is a child from now on. One that was
+  // cancelled stays so, and in a cancelled nursery it is cancelled. False: it is dead.
+  bool adopt(const handle_base& child);
+  // ... all children of a fiber, in whatever regions it has spawned them, fresh and ready ones too.
+  void adopt_children(const handle_base& of);
+
   // Runs the body in it, and waits for the children: maybe<T>, which is empty when cancel() cut it short.
   template <class Body>
   auto run(Body&& body) {
@@ -79,6 +86,7 @@ class nursery {
   friend class priv::nursery_of_call;
   // Throws unless it takes children.
   fiber_home& home();
+  void check_entered() const;
   void cancel_after(duration grace);
 
   entered_region region_;

@@ -1,0 +1,31 @@
+// What few fibers need to be controlled from outside: a part of the cold block, made on first use and gone with the
+// fiber. Private to lib/fiber.
+#pragma once
+
+#include <coir/base/callback.hpp>
+#include <coir/base/list.hpp>
+#include <coir/base/time.hpp>
+#include <coir/fiber/monitor.hpp>
+#include <coir/loop/timer_heap.hpp>
+
+#include <vector>
+
+namespace coir {
+
+// The timer of its grace is a base, so that the way from there to the fiber is a cast.
+class fiber_control : public timer_node {
+ public:
+  explicit fiber_control(fiber_base& of) noexcept : timer_node(grace_over), whose(of) {}
+
+  fiber_base& whose;
+  instant grace_end = never;
+  std::vector<callback<>> visits;  // interjected, and not called yet
+  bool visiting = false;           // one of them runs
+  bool to_be_visited = false;      // the home's list has the fiber
+  list<priv::watched_fiber> watches;
+
+ private:
+  static void grace_over(timer_node& mine);
+};
+
+}  // namespace coir
