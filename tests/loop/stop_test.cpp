@@ -32,11 +32,14 @@ TEST_CASE("a stop from a post ends the run after this turn, and what is left is 
   coir::loop loop;
   std::vector<int> order;
   ringer soon(order, 9);
-  loop.arm(soon, loop.time() + 1ms);
+  loop.arm(soon, loop.time() + 1h);
   loop.post([&] {
     order.push_back(1);
     loop.stop();
-    loop.post([&] { order.push_back(3); });
+    loop.post([&] {
+      order.push_back(3);
+      loop.arm(soon, loop.time());
+    });
   });
   loop.post([&] { order.push_back(2); });
   loop.run();
