@@ -3,7 +3,9 @@
 #include <coir/base/error.hpp>
 #include <coir/loop/loop.hpp>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -289,7 +291,8 @@ std::size_t watch_set::dispatch(const inbox& stops) {
   return told;
 }
 
-// Without a descriptor or memory for the new set the old one stays.
+// Without a descriptor or memory for the new set the old one stays. The new one gets its number, which is known to
+// the backend and to a foreign loop's set.
 void watch_set::rebuild() noexcept {
   unique_fd fresh(::epoll_create1(EPOLL_CLOEXEC));
   if (!fresh) return;
@@ -319,7 +322,7 @@ void watch_set::rebuild() noexcept {
     if (which->in_set_ && control(EPOLL_CTL_MOD, *which) != 0) which->life_ = lost;
     which->in_set_ = false;
   });
-  set_ = std::move(fresh);
+  if (::dup3(fresh.get(), set_.get(), O_CLOEXEC) < 0) return;
   stale_ = false;
   ++stats_.rebuilds;
 }

@@ -41,7 +41,7 @@ class watch_set {
   std::size_t dispatch(const inbox& stops);
   bool has_undelivered() const noexcept { return repeating_ != 0 || at_ != count_; }
 
-  // Readable when wait() would find something. Another one after a rebuild.
+  // Readable when wait() would find something. After a rebuild another set has the number.
   int fd() const noexcept { return set_.get(); }
   // Something may come of it.
   bool can_wake() const noexcept { return armed_ != 0; }

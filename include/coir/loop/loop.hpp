@@ -323,6 +323,7 @@ class loop {
 
   void push(post_node* node) noexcept { inbox_.push(*node); }
   std::size_t look(instant deadline);
+  void sleep_over_all(instant deadline);
   std::size_t turn(instant until);
   std::size_t wait(instant until);
   std::size_t run_posts();
