@@ -17,11 +17,15 @@ namespace coir {
 namespace {
 
 constexpr std::uint64_t wake_data = ~std::uint64_t{0};
-// The life of a watcher whose descriptor turned out to be closed.
+// The life of a watcher that has no entry in the kernel's set any more: its descriptor turned out to be closed, or
+// another has taken it over.
 constexpr std::uint32_t lost = 0;
+// Of one that is to report nothing. A hang-up comes all the same, once.
+constexpr std::uint32_t asleep = EPOLLONESHOT;
 
 std::string why_refused(int error, int fd) {
   switch (error) {
+    case EBADF: return fmt::format("watching descriptor {}, which is closed", fd);
     case EEXIST:
       return fmt::format("descriptor {} is watched already by this loop; say .replace = true to end that", fd);
     case EPERM:
@@ -50,9 +54,9 @@ watcher* watch_set::find(int fd) noexcept {
 }
 
 // An errno, or 0.
-int watch_set::control(int operation, const watcher& which) noexcept {
+int watch_set::control(int operation, const watcher& which, std::uint32_t interest) noexcept {
   epoll_event event{};
-  event.events = which.interest();
+  event.events = interest;
   event.data.u64 = data_of(which);
   return ::epoll_ctl(set_.get(), operation, which.fd_, &event) < 0 ? errno : 0;
 }
@@ -70,8 +74,7 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
     throw_misuse(fmt::format("descriptor {} is to be watched without a callback: nobody would hear of it", fd));
   }
   watcher* const before = find(fd);
-  // What the loop has just made for itself cannot be watched yet: one that has its number was closed.
-  const bool replace = options.replace || kind == registration_kind::part;
+  const bool replace = options.replace;
   if (before != nullptr && before->is_part()) {
     throw_error(EEXIST, fmt::format("watching descriptor {}, which is the loop's own", fd));
   }
@@ -83,29 +86,22 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
   made->life_ = lives_;
 
   // Where there is one before and the kernel adds another, that one's descriptor was closed, and its entry with it.
-  int error = EEXIST;
-  if (before == nullptr || ((before->in_set_ || before->life_ == lost) && !replace)) {
-    error = control(EPOLL_CTL_ADD, *made);
-    // An entry of an earlier life of the number, for the same open file.
-    if (error == EEXIST && before == nullptr) error = control(EPOLL_CTL_MOD, *made);
-  } else if (replace) {
-    error = before->in_set_ ? control(EPOLL_CTL_MOD, *made) : ENOENT;
-    if (error == ENOENT) error = control(EPOLL_CTL_ADD, *made);
-    // One that a rebuild could not carry over.
-    if (error == EEXIST) error = control(EPOLL_CTL_MOD, *made);
+  int error = control(EPOLL_CTL_ADD, *made, made->interest());
+  // An entry for the same open file: of the one before, or of an earlier life of the number.
+  if (error == EEXIST && (before == nullptr || before->life_ == lost || replace)) {
+    error = control(EPOLL_CTL_MOD, *made, made->interest());
   }
   if (error != 0) throw_error(error, why_refused(error, fd));
   try {
     table_[fd] = made.get();
   } catch (...) {
-    control(EPOLL_CTL_DEL, *made);
+    control(EPOLL_CTL_DEL, *made, 0);
     throw;
   }
-  made->in_set_ = true;
   set_armed(*made, true);
   watcher& placed = *made.release();
   if (before != nullptr) {
-    before->in_set_ = false;  // what is in the kernel's set is not its own any more
+    before->life_ = lost;  // what is in the kernel's set is not its own any more
     before->cancel();
   }
   return placed;
@@ -121,20 +117,18 @@ void watch_set::forget_taken(const watcher& which) noexcept {
 }
 
 void watch_set::change(watcher& which) {
-  if (which.life_ == lost) throw_error(EBADF, fmt::format("watching descriptor {}, which was closed", which.fd_));
-  int error = which.in_set_ ? control(EPOLL_CTL_MOD, which) : control(EPOLL_CTL_ADD, which);
-  // An entry that a rebuild could not carry over.
-  if (error == EEXIST) error = control(EPOLL_CTL_MOD, which);
+  int error = which.life_ == lost ? EBADF : control(EPOLL_CTL_MOD, which, which.interest());
+  // Closed, and somebody else has the number.
+  if (error == ENOENT) error = EBADF;
   if (error != 0) throw_error(error, why_refused(error, which.fd_));
   forget_taken(which);
-  which.in_set_ = true;
   set_armed(which, true);
 }
 
 // Nobody is to be told less than asked for because the kernel refused: what comes all the same is dropped.
 void watch_set::disable(watcher& which) noexcept {
-  if (!which.in_set_ || !which.armed_ || !set_) return;
-  if (control(EPOLL_CTL_MOD, which) == 0) {
+  if (!which.armed_ || !set_) return;
+  if (control(EPOLL_CTL_MOD, which, which.interest()) == 0) {
     forget_taken(which);
   } else {
     stale_ = true;  // closed behind our back: a duplicate may keep its entry alive, and what that tells nobody hears
@@ -144,8 +138,7 @@ void watch_set::disable(watcher& which) noexcept {
 void watch_set::remove(watcher& which) noexcept {
   // A descriptor that was closed has taken its entry along. If a duplicate keeps it, the entry tells of
   // itself sooner or later, and the set is rebuilt.
-  if (which.in_set_ && set_) control(EPOLL_CTL_DEL, which);
-  which.in_set_ = false;
+  if (which.life_ != lost && set_) control(EPOLL_CTL_DEL, which, 0);
   set_armed(which, false);
   if (which.repeats_) --repeating_;
   which.repeats_ = false;
@@ -176,8 +169,7 @@ void watch_set::keep_unrepeatable() noexcept {
   std::size_t kept = 0;
   for (; at_ != count_; ++at_) {
     const watcher* const to = receiver_of(batch_[at_]);
-    const bool once = to != nullptr && (to->edge_triggered_ || to->oneshot_);
-    if (once) {
+    if (to != nullptr && (to->interest() & (EPOLLET | EPOLLONESHOT)) != 0) {
       batch_[kept++] = batch_[at_];
     } else if (kept == 0) {
       steps_ = 0;
@@ -194,6 +186,8 @@ watcher* watch_set::receiver_of(const epoll_event& event) noexcept {
 
 // Which callbacks an event asks for.
 unsigned watch_set::plan(watcher& which, std::uint32_t happened) noexcept {
+  // What comes of one that reports nothing: a hang-up, which the kernel tells whatever it was asked for.
+  if (!which.armed_) return 0;
   if (which.oneshot_) set_armed(which, false);
   const bool failed = (happened & EPOLLERR) != 0;
   if (failed && which.error_) return tell_error;
@@ -204,17 +198,11 @@ unsigned watch_set::plan(watcher& which, std::uint32_t happened) noexcept {
   if (steps == 0 && (failed || hung_up)) {
     if (which.error_) return tell_error;
     if (which.writes_) return tell_write;
-    silence(which);
+    // Whoever hears of nothing is oneshot in the kernel's set, and will report nothing more.
+    ++stats_.unheard;
+    set_armed(which, false);
   }
   return steps;
-}
-
-void watch_set::silence(watcher& which) noexcept {
-  ++stats_.unheard;
-  // Out of reach: closed, and kept alive by a duplicate.
-  if (control(EPOLL_CTL_DEL, which) != 0) stale_ = true;
-  which.in_set_ = false;
-  set_armed(which, false);
 }
 
 void watch_set::call(watcher& which, unsigned what) {
@@ -304,25 +292,19 @@ void watch_set::rebuild() noexcept {
   };
   bool complete = add(wake_fd_, EPOLLIN | EPOLLET, wake_data) == 0;
   table_.for_each([&](int fd, watcher* which) {
-    // One that has fired, or went silent, is put back when it is asked for.
-    if (which == nullptr || !which->armed_) return;
+    if (which == nullptr || which->life_ == lost) return;
+    const std::uint32_t events = which->armed_ ? which->interest() : asleep;
     // Not in the old set: its descriptor was closed behind our back. Nothing comes from it any more, whoever has
     // the number now.
-    if (control(EPOLL_CTL_MOD, *which) != 0) {
+    if (control(EPOLL_CTL_MOD, *which, events) != 0) {
       set_armed(*which, false);
       which->life_ = lost;
       return;
     }
     forget_taken(*which);
-    complete &= add(fd, which->interest(), data_of(*which)) == 0;
+    complete &= add(fd, events, data_of(*which)) == 0;
   });
-  if (!complete) return;
-  table_.for_each([&](int, watcher* which) {
-    if (which == nullptr || which->armed_) return;
-    if (which->in_set_ && control(EPOLL_CTL_MOD, *which) != 0) which->life_ = lost;
-    which->in_set_ = false;
-  });
-  if (::dup3(fresh.get(), set_.get(), O_CLOEXEC) < 0) return;
+  if (!complete || ::dup3(fresh.get(), set_.get(), O_CLOEXEC) < 0) return;
   stale_ = false;
   ++stats_.rebuilds;
 }

@@ -58,11 +58,10 @@ class watch_set {
   std::uint64_t data_of(const watcher& which) const noexcept {
     return static_cast<std::uint64_t>(which.life_) << 32 | static_cast<std::uint32_t>(which.fd_);
   }
-  int control(int operation, const watcher& which) noexcept;
+  int control(int operation, const watcher& which, std::uint32_t interest) noexcept;
   watcher* receiver_of(const epoll_event& event) noexcept;
   unsigned plan(watcher& which, std::uint32_t happened) noexcept;
   void call(watcher& which, unsigned what);
-  void silence(watcher& which) noexcept;
   void forget_taken(const watcher& which) noexcept;
   void set_armed(watcher& which, bool armed) noexcept;
   void keep_unrepeatable() noexcept;
