@@ -190,14 +190,13 @@ unsigned watch_set::plan(watcher& which, std::uint32_t happened) noexcept {
   if (!which.armed_) return 0;
   if (which.oneshot_) set_armed(which, false);
   const bool failed = (happened & EPOLLERR) != 0;
-  if (failed && which.error_) return tell_error;
   const bool hung_up = (happened & EPOLLHUP) != 0;
+  const bool unread = hung_up && !which.reads_;
+  if ((failed || unread) && which.error_) return tell_error;
   unsigned steps = 0;
   if ((failed || hung_up || (happened & (EPOLLIN | EPOLLRDHUP)) != 0) && which.reads_) steps |= tell_read;
-  if ((failed || (happened & EPOLLOUT) != 0) && which.writes_) steps |= tell_write;
+  if ((failed || unread || (happened & EPOLLOUT) != 0) && which.writes_) steps |= tell_write;
   if (steps == 0 && (failed || hung_up)) {
-    if (which.error_) return tell_error;
-    if (which.writes_) return tell_write;
     // Whoever hears of nothing is oneshot in the kernel's set, and will report nothing more.
     ++stats_.unheard;
     set_armed(which, false);
@@ -255,9 +254,9 @@ std::size_t watch_set::dispatch(const inbox& stops) {
     const epoll_event& event = batch_[at_];
     watcher* const to = event.data.u64 == wake_data ? nullptr : receiver_of(event);
     if (to == nullptr) {
-      steps_ = 0;
+      const bool begun = std::exchange(steps_, 0U) != 0;
       ++at_;
-      if (event.data.u64 == wake_data) continue;
+      if (begun || event.data.u64 == wake_data) continue;
       ++stats_.events;
       ++stats_.stale;
       // One that ended in this very turn explains itself; else it is an entry without an owner.
