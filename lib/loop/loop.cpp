@@ -259,7 +259,10 @@ std::size_t loop::turn(instant until) {
     }
   }
   done += run_posts();
-  if (fibers_ != nullptr && fibers_->has_ready()) done += fibers_->run_ready();
+  if (fibers_ != nullptr && fibers_->has_ready()) {
+    done += fibers_->run_ready();
+    check_alive();
+  }
   return done;
 }
 

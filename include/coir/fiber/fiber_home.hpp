@@ -76,6 +76,7 @@ class fiber_home final : public ready_hook {
 
   std::size_t run_ready() override;
   bool has_ready() const noexcept override { return !ready_.empty(); }
+  void abandon() noexcept override { turn_left_ = 0; }
 
   // What the awaiters stand on.
   std::uint32_t turn_ms() const noexcept { return turn_ms_; }

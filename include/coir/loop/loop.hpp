@@ -95,6 +95,8 @@ class ready_hook {
   // Runs a bounded number of what is ready; returns how many.
   virtual std::size_t run_ready() = 0;
   virtual bool has_ready() const noexcept = 0;
+  // In a forked child: what is left to run is the parent's.
+  virtual void abandon() noexcept {}
 
  protected:
   ~ready_hook() = default;
