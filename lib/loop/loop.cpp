@@ -471,6 +471,7 @@ std::vector<std::string> loop::why_alive() const {
   std::size_t own_timers = 0;
   registrations_.for_each([&](const registration& each) {
     if (each.kind_ == registration_kind::part || !each.is_expected()) return;
+    if (each.kind_ == registration_kind::watcher && !static_cast<const coir::watcher&>(each).listens()) return;
     if (each.kind_ == registration_kind::timer) ++own_timers;
     reasons.push_back(each.describe());
   });

@@ -249,7 +249,7 @@ class loop {
   // Somebody waits for a background request: while the count is above zero, that one counts.
   void expect_more() noexcept { ++expected_; }
   void expect_less() noexcept { --expected_; }
-  // Is there a request, timer or hold that could make something happen?
+  // Is there something that could make something happen: a request, a timer, a watcher that listens, a post, a hold?
   bool can_wake() const noexcept {
     return backend_->awaited() != 0 || !timers_.empty() || expected_ != 0 || holds_ != 0 ||
            !inbox_.empty() || posts_ != nullptr || watchers_can_wake();
