@@ -135,13 +135,18 @@ void watch_set::disable(watcher& which) noexcept {
   }
 }
 
+void watch_set::rest(watcher& which) noexcept {
+  control(EPOLL_CTL_MOD, which, asleep);
+  set_armed(which, false);
+  if (std::exchange(which.repeats_, false)) --repeating_;
+}
+
 void watch_set::remove(watcher& which) noexcept {
   // A descriptor that was closed has taken its entry along. If a duplicate keeps it, the entry tells of
   // itself sooner or later, and the set is rebuilt.
   if (which.life_ != lost && set_) control(EPOLL_CTL_DEL, which, 0);
   set_armed(which, false);
-  if (which.repeats_) --repeating_;
-  which.repeats_ = false;
+  if (std::exchange(which.repeats_, false)) --repeating_;
   if (watcher** const place = table_.find(which.fd_); place != nullptr && *place == &which) *place = nullptr;
   removed_in_ = harvests_;
 }

@@ -32,6 +32,8 @@ class watch_set {
   void change(watcher& which);
   void remove(watcher& which) noexcept;
   void disable(watcher& which) noexcept;
+  // For the loop's own parts that nobody needs now: nothing comes of it until change().
+  void rest(watcher& which) noexcept;
   // In the next turn its `read` is called again, whatever the kernel says.
   void again(watcher& which) noexcept;
 
