@@ -307,6 +307,7 @@ class loop {
   friend class registration;
   friend class signal_hub;
   friend class signal_subscriber;
+  friend class signal_watch;
   friend class child_watch;
   friend class timer;
   static void forget_sigpipe() noexcept;  // in a forked child
