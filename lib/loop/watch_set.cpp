@@ -20,8 +20,6 @@ constexpr std::uint64_t wake_data = ~std::uint64_t{0};
 // The life of a watcher that has no entry in the kernel's set any more: its descriptor turned out to be closed, or
 // another has taken it over.
 constexpr std::uint32_t lost = 0;
-// Of one that is to report nothing. A hang-up comes all the same, once.
-constexpr std::uint32_t asleep = EPOLLONESHOT;
 
 std::string why_refused(int error, int fd) {
   switch (error) {
@@ -53,12 +51,19 @@ watcher* watch_set::find(int fd) noexcept {
   return place == nullptr ? nullptr : *place;
 }
 
+// What the kernel is to tell of one that is armed, or that sleeps. A hang-up it tells once all the same, and nobody's:
+// by the time it is delivered whoever slept may be armed again.
+epoll_event watch_set::entry_of(const watcher& which, bool armed) const noexcept {
+  epoll_event entry{};
+  entry.events = armed ? which.interest() : EPOLLONESHOT;
+  entry.data.u64 = armed ? data_of(which) : wake_data;
+  return entry;
+}
+
 // An errno, or 0.
-int watch_set::control(int operation, const watcher& which, std::uint32_t interest) noexcept {
-  epoll_event event{};
-  event.events = interest;
-  event.data.u64 = data_of(which);
-  return ::epoll_ctl(set_.get(), operation, which.fd_, &event) < 0 ? errno : 0;
+int watch_set::control(int operation, const watcher& which, bool armed) noexcept {
+  epoll_event entry = entry_of(which, armed);
+  return ::epoll_ctl(set_.get(), operation, which.fd_, &entry) < 0 ? errno : 0;
 }
 
 void watch_set::set_armed(watcher& which, bool armed) noexcept {
@@ -86,16 +91,16 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
   made->life_ = lives_;
 
   // Where there is one before and the kernel adds another, that one's descriptor was closed, and its entry with it.
-  int error = control(EPOLL_CTL_ADD, *made, made->interest());
+  int error = control(EPOLL_CTL_ADD, *made, true);
   // An entry for the same open file: of the one before, or of an earlier life of the number.
   if (error == EEXIST && (before == nullptr || before->life_ == lost || replace)) {
-    error = control(EPOLL_CTL_MOD, *made, made->interest());
+    error = control(EPOLL_CTL_MOD, *made, true);
   }
   if (error != 0) throw_error(error, why_refused(error, fd));
   try {
     table_[fd] = made.get();
   } catch (...) {
-    control(EPOLL_CTL_DEL, *made, 0);
+    control(EPOLL_CTL_DEL, *made, false);
     throw;
   }
   set_armed(*made, true);
@@ -117,7 +122,7 @@ void watch_set::forget_taken(const watcher& which) noexcept {
 }
 
 void watch_set::change(watcher& which) {
-  int error = which.life_ == lost ? EBADF : control(EPOLL_CTL_MOD, which, which.interest());
+  int error = which.life_ == lost ? EBADF : control(EPOLL_CTL_MOD, which, true);
   // Closed, and somebody else has the number.
   if (error == ENOENT) error = EBADF;
   if (error != 0) throw_error(error, why_refused(error, which.fd_));
@@ -128,7 +133,7 @@ void watch_set::change(watcher& which) {
 // Nobody is to be told less than asked for because the kernel refused: what comes all the same is dropped.
 void watch_set::disable(watcher& which) noexcept {
   if (!which.armed_ || !set_) return;
-  if (control(EPOLL_CTL_MOD, which, which.interest()) == 0) {
+  if (control(EPOLL_CTL_MOD, which, true) == 0) {
     forget_taken(which);
   } else {
     stale_ = true;  // closed behind our back: a duplicate may keep its entry alive, and what that tells nobody hears
@@ -136,7 +141,7 @@ void watch_set::disable(watcher& which) noexcept {
 }
 
 void watch_set::rest(watcher& which) noexcept {
-  control(EPOLL_CTL_MOD, which, asleep);
+  control(EPOLL_CTL_MOD, which, false);
   set_armed(which, false);
   if (std::exchange(which.repeats_, false)) --repeating_;
 }
@@ -144,7 +149,7 @@ void watch_set::rest(watcher& which) noexcept {
 void watch_set::remove(watcher& which) noexcept {
   // A descriptor that was closed has taken its entry along. If a duplicate keeps it, the entry tells of
   // itself sooner or later, and the set is rebuilt.
-  if (which.life_ != lost && set_) control(EPOLL_CTL_DEL, which, 0);
+  if (which.life_ != lost && set_) control(EPOLL_CTL_DEL, which, false);
   set_armed(which, false);
   if (std::exchange(which.repeats_, false)) --repeating_;
   if (watcher** const place = table_.find(which.fd_); place != nullptr && *place == &which) *place = nullptr;
@@ -191,7 +196,7 @@ watcher* watch_set::receiver_of(const epoll_event& event) noexcept {
 
 // Which callbacks an event asks for.
 unsigned watch_set::plan(watcher& which, std::uint32_t happened) noexcept {
-  // What comes of one that reports nothing: a hang-up, which the kernel tells whatever it was asked for.
+  // Of one that went silent meanwhile: what the kernel told once more when its last direction was disabled.
   if (!which.armed_) return 0;
   if (which.oneshot_) set_armed(which, false);
   const bool failed = (happened & EPOLLERR) != 0;
@@ -288,25 +293,24 @@ std::size_t watch_set::dispatch(const inbox& stops) {
 void watch_set::rebuild() noexcept {
   unique_fd fresh(::epoll_create1(EPOLL_CLOEXEC));
   if (!fresh) return;
-  const auto add = [&](int fd, std::uint32_t events, std::uint64_t data) {
-    epoll_event event{};
-    event.events = events;
-    event.data.u64 = data;
-    return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+  const auto add = [&](int fd, epoll_event entry) {
+    return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &entry) == 0;
   };
-  bool complete = add(wake_fd_, EPOLLIN | EPOLLET, wake_data) == 0;
+  epoll_event wake{};
+  wake.events = EPOLLIN | EPOLLET;
+  wake.data.u64 = wake_data;
+  bool complete = add(wake_fd_, wake);
   table_.for_each([&](int fd, watcher* which) {
     if (which == nullptr || which->life_ == lost) return;
-    const std::uint32_t events = which->armed_ ? which->interest() : asleep;
     // Not in the old set: its descriptor was closed behind our back. Nothing comes from it any more, whoever has
     // the number now.
-    if (control(EPOLL_CTL_MOD, *which, events) != 0) {
+    if (control(EPOLL_CTL_MOD, *which, which->armed_) != 0) {
       set_armed(*which, false);
       which->life_ = lost;
       return;
     }
     forget_taken(*which);
-    complete &= add(fd, events, data_of(*which)) == 0;
+    complete &= add(fd, entry_of(*which, which->armed_));
   });
   if (!complete || ::dup3(fresh.get(), set_.get(), O_CLOEXEC) < 0) return;
   stale_ = false;

@@ -60,7 +60,8 @@ class watch_set {
   std::uint64_t data_of(const watcher& which) const noexcept {
     return static_cast<std::uint64_t>(which.life_) << 32 | static_cast<std::uint32_t>(which.fd_);
   }
-  int control(int operation, const watcher& which, std::uint32_t interest) noexcept;
+  epoll_event entry_of(const watcher& which, bool armed) const noexcept;
+  int control(int operation, const watcher& which, bool armed) noexcept;
   watcher* receiver_of(const epoll_event& event) noexcept;
   unsigned plan(watcher& which, std::uint32_t happened) noexcept;
   void call(watcher& which, unsigned what);

@@ -561,3 +561,27 @@ TEST_CASE("a hang-up that nobody listens to is not forgotten by a stop before it
   loop.run();
   CHECK(loop.stats().watchers.unheard == 1);
 }
+
+TEST_CASE("a hang-up that came while a oneshot one slept is told in the turn after it is armed, not in the same") {
+  coir::loop loop;
+  line once, other;
+  std::string order;
+  once.in = loop.watch(once.fd(), watch_options{.read = [&] { order += "o"; }, .oneshot = true});
+  other.in = loop.watch(other.fd(), watch_options{.read = [&](watcher& w) {
+                          order += "x";
+                          take(w.fd());
+                          once.in->rearm();
+                        }});
+  put(once.ends[1], "x");
+  loop.run_once();
+  REQUIRE(order == "o");
+  force_rebuild(loop);
+  put(other.ends[1], "x");
+  once.ends[1].reset();
+  loop.run_once();
+  CHECK(order == "ox");
+  loop.run_once();
+  CHECK(order == "oxo");
+  support::idle_turns(loop);
+  CHECK(order == "oxo");
+}
