@@ -65,6 +65,7 @@ class epoll_backend final : public backend {
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
   void forget(int fd, descriptor_state& state) noexcept override;
   void do_attend(int set) override;
+  void do_unattend() noexcept override { ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, attended_, nullptr); }
 
   [[gnu::noinline]] bool start_blocking(request& what, descriptor_state& state);
   [[gnu::noinline]] bool begin_watching(request& what, descriptor_state& state);
@@ -161,8 +162,7 @@ int epoll_backend::rebuild() noexcept {
   return 0;
 }
 
-// Level-triggered: what it has is told again in the next wait, until the watchers have taken it. The entry of
-// a set before went when that was closed.
+// Level-triggered: what it has is told again in the next wait, until the watchers have taken it.
 void epoll_backend::do_attend(int set) {
   epoll_event event{};
   event.events = EPOLLIN;

@@ -122,6 +122,7 @@ class uring_backend final : public backend {
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
   void forget(int, descriptor_state&) noexcept override {}
   void do_attend(int) override { attended_lost_ = true; }
+  void do_unattend() noexcept override;
 
   bool feed_chunks();
   std::uint32_t take_slot();
@@ -156,6 +157,7 @@ class uring_backend final : public backend {
   bool abandoned_ = false;
   bool wake_lost_ = true;  // the poll of wake_fd_ is to be queued (again)
   bool attended_lost_ = false;  // ... and that of the watchers' set
+  std::uint32_t attended_life_ = 0;  // tells its poll from those of sets before
   unsigned enter_flags_ = 0;
   std::uint32_t turn_ = 0;  // how often wait() was called
   int enter_fd_;
@@ -382,8 +384,18 @@ void uring_backend::watch_attended() noexcept {
   io_uring_sqe* const entry = next_entry_or_submit();
   if (entry == nullptr) return;
   io_uring_prep_poll_add(entry, attended_, POLLIN);
-  entry->user_data = user_data(slot_of_attended, 0);
+  entry->user_data = user_data(slot_of_attended, attended_life_);
   attended_lost_ = false;
+}
+
+// A poll that stays, because no entry was free to cancel it with, tells nobody.
+void uring_backend::do_unattend() noexcept {
+  const std::uint32_t life = attended_life_++;
+  if (std::exchange(attended_lost_, false)) return;
+  if (io_uring_sqe* const entry = next_entry_or_submit(); entry != nullptr) {
+    io_uring_prep_cancel64(entry, user_data(slot_of_attended, life), 0);
+    entry->user_data = user_data(slot_of_cancels, 0);
+  }
 }
 
 bool uring_backend::do_start(request& what, descriptor_state& state) {
@@ -571,7 +583,8 @@ std::size_t uring_backend::reap() noexcept {
       continue;
     }
     if (number == slot_of_attended) {
-      deaf_ = attention_ = attended_lost_ = true;
+      deaf_ = true;
+      if (entry.user_data >> 32 == attended_life_) attention_ = attended_lost_ = true;
       continue;
     }
     if (number >= slots_.size() || slots_[number].generation != entry.user_data >> 32 ||

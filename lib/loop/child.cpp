@@ -121,7 +121,7 @@ void child_watch::on_readable() {
 
 void child_watch::send_signal(int number) {
   if (over_) throw_error(ESRCH, fmt::format("a signal to process {}, which is over", pid()));
-  on().check_alive();
+  checked();
   if (::syscall(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0) < 0) {
     throw_error(errno, fmt::format("sending signal {} to process {}", number, pid()));
   }

@@ -11,6 +11,7 @@
 #include "watch_set.hpp"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 
@@ -271,7 +272,10 @@ std::size_t loop::turn(instant until) {
     }
   }
   done += run_posts();
-  if (fibers_ != nullptr && fibers_->has_ready()) done += fibers_->run_ready();
+  if (fibers_ != nullptr && fibers_->has_ready()) {
+    done += fibers_->run_ready();
+    check_alive();
+  }
   return done;
 }
 
@@ -286,13 +290,33 @@ std::size_t loop::look(instant deadline) {
     watches_->wait(deadline);
     return 0;
   }
-  // A foreign loop polls both sets and seldom lets this one sleep. One in the other would be one more level, of
-  // which the kernel allows four: too few for a loop that watches another.
-  const bool attends = !outer_ || deadline != instant::min();
-  if (attends) backend_->attend(watches_->fd(), watches_->stats().rebuilds);
+  // A foreign loop polls both. One in the other would be one more level, of which the kernel allows four: too few
+  // for a loop that watches another.
+  if (outer_) {
+    if (deadline != instant::min()) sleep_over_all(deadline);
+    deadline = instant::min();
+  } else {
+    backend_->attend(watches_->fd(), watches_->stats().rebuilds);
+  }
   const std::size_t found = backend_->wait(deadline);
-  if (backend_->take_attention() || !attends || watchers_wait()) watches_->wait(instant::min());
+  if (outer_ || backend_->take_attention() || watchers_wait()) watches_->wait(instant::min());
   return found;
+}
+
+// As the foreign loop sleeps.
+void loop::sleep_over_all(instant deadline) {
+  backend_->submit();
+  if (backend_->has_more()) return;
+  std::array<pollfd, 3> all{{{backend_->pollable_fd(), POLLIN, 0},
+                             {watches_->fd(), POLLIN, 0},
+                             {inbox_.fd(), POLLIN, 0}}};
+  const duration left = deadline == never ? duration::zero() : std::max(duration::zero(), deadline - steady_now());
+  timespec limit{};
+  limit.tv_sec = left / std::chrono::seconds(1);
+  limit.tv_nsec = (left % std::chrono::seconds(1)).count();
+  if (::ppoll(all.data(), all.size(), deadline == never ? nullptr : &limit, nullptr) < 0 && errno != EINTR) {
+    throw_error(errno, "ppoll of a loop");
+  }
 }
 
 std::size_t loop::wait(instant until) {
@@ -314,6 +338,7 @@ std::size_t loop::wait(instant until) {
     deadline = never;
   }
   deadline = shifted(deadline);
+  if (outer_) inbox_.silence();
   // Nothing before the start of the clock is waited for: the kernel takes no negative time.
   if (deadline <= instant() || !inbox_.fall_asleep()) return look(instant::min());
   const std::size_t found = look(deadline);
@@ -472,6 +497,7 @@ std::vector<std::string> loop::why_alive() const {
   std::size_t own_timers = 0;
   registrations_.for_each([&](const registration& each) {
     if (each.kind_ == registration_kind::part || !each.is_expected()) return;
+    if (each.kind_ == registration_kind::watcher && !static_cast<const coir::watcher&>(each).listens()) return;
     if (each.kind_ == registration_kind::timer) ++own_timers;
     reasons.push_back(each.describe());
   });
@@ -504,6 +530,7 @@ int loop::pollable_fd() {
     outer_ = std::move(set);
     outer_timer_ = std::move(timer);
     outer_deadline_ = never;
+    backend_->unattend();
     if (!in_turn_) {
       try {
         backend_->submit();

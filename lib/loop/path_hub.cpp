@@ -41,6 +41,11 @@ std::string why_refused(int error, const char* path) {
 
 }  // namespace
 
+// They may outlive the loop.
+path_hub::~path_hub() {
+  while (!all_.empty()) unlink(*all_.front().whose);
+}
+
 path_hub& path_hub::of(loop& on) {
   on.check_own_thread();
   if (on.paths_ == nullptr) on.paths_ = std::make_unique<path_hub>(on);
@@ -53,11 +58,15 @@ void path_hub::add(path_subscriber& made, const char* path, fs_mask mask) {
   struct undo {
     path_hub& of;
     ~undo() {
-      if (of.subscribers_ == 0) of.close();
+      if (of.subscribers_ == 0) of.rest();
     }
   };
   const undo unless_added{*this};
-  if (!fd_) open();
+  if (!fd_) {
+    open();
+  } else if (subscribers_ == 0 && readable_) {  // none: the loop is ending
+    on_.watches().change(*readable_);
+  }
   make_room();
   // Before the watch: what happens between the two is rather heard too early than not at all.
   int queued = 0;
@@ -79,7 +88,7 @@ void path_hub::remove(path_subscriber& which) noexcept {
   unlink(which);
   // EINVAL where the kernel has ended it, and nobody has read so. Its IN_IGNORED finds nobody.
   if (fd_ && first_of(which.number_) == nullptr) ::inotify_rm_watch(fd_.get(), which.number_);
-  if (subscribers_ == 0) close();
+  if (subscribers_ == 0) rest();
 }
 
 void path_hub::unlink(path_subscriber& which) noexcept {
@@ -104,9 +113,9 @@ void path_hub::open() {
   fd_ = std::move(made);
 }
 
-void path_hub::close() noexcept {
-  readable_.reset();
-  fd_.reset();
+// What is left in the kernel's queue is nobody's, and is read with what comes for the next.
+void path_hub::rest() noexcept {
+  if (readable_) on_.watches_->rest(*readable_);
   forget_events();
 }
 
@@ -238,7 +247,7 @@ void path_hub::tell(path_subscriber& to, const inotify_event& what) {
   if ((what.mask & IN_IGNORED) != 0) {
     told.what = fs_mask::gone;
     unlink(to);
-    if (subscribers_ == 0) close();
+    if (subscribers_ == 0) rest();
   } else {
     if (taken_ - (size_ - behind) < to.since_) return;
     told.what = static_cast<fs_mask>(what.mask) & (to.mask_ | fs_mask::overflow);

@@ -19,6 +19,7 @@ class path_hub {
  public:
   explicit path_hub(loop& on) noexcept : on_(on) {}
   path_hub(const path_hub&) = delete;
+  ~path_hub();
   static path_hub& of(loop& on);
 
   void add(path_subscriber& made, const char* path, fs_mask mask);
@@ -34,7 +35,7 @@ class path_hub {
   static constexpr std::size_t buffer_bytes = 256 * sizeof(inotify_event);
 
   void open();
-  void close() noexcept;
+  void rest() noexcept;
   void unlink(path_subscriber& which) noexcept;
   void forget_events() noexcept;
 
@@ -53,7 +54,7 @@ class path_hub {
   void make_room();
 
   loop& on_;
-  unique_fd fd_;
+  unique_fd fd_;  // made for the first path; it rests while there is none
   owned<watcher> readable_;
 
   bucket all_;                         // in the order of subscribing, as those in a bucket are

@@ -95,6 +95,7 @@ void loop_registry::in_child() noexcept {
     // What the child executes would inherit a blocked signal.
     if (inherited->signals_ != nullptr) inherited->signals_->abandon();
     if (inherited->paths_ != nullptr) inherited->paths_->abandon();
+    if (inherited->fibers_ != nullptr) inherited->fibers_->abandon();
   }
   all().loops.clear();
   signal_owners::forget();

@@ -100,6 +100,7 @@ void signal_subscriber::detach() noexcept {
 
 signal_watch::signal_watch(loop& of, const signal_set& numbers, callback<const signal_event&>&& then)
     : registration(of, registration_kind::signal), node_(numbers, this), then_(std::move(then)) {
+  of.signals().look_anew(numbers);
   node_.attach(of);
 }
 

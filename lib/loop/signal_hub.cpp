@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <bit>
@@ -45,22 +46,47 @@ sigset_t kernel_set(std::uint64_t numbers) noexcept {
   return set;
 }
 
+std::uint64_t missing_in(const sigset_t& mask, std::uint64_t numbers) noexcept {
+  std::uint64_t missing = 0;
+  for (; numbers != 0; numbers &= numbers - 1) {
+    if (::sigismember(&mask, lowest(numbers)) == 0) missing |= lowest_bit(numbers);
+  }
+  return missing;
+}
+
+// Those of them that are open in this thread.
+std::uint64_t open_here(std::uint64_t numbers) noexcept {
+  sigset_t now;
+  ::pthread_sigmask(SIG_BLOCK, nullptr, &now);
+  return missing_in(now, numbers);
+}
+
 // Those of them that were open.
 std::uint64_t block(std::uint64_t numbers) noexcept {
   const sigset_t set = kernel_set(numbers);
   sigset_t before;
   ::pthread_sigmask(SIG_BLOCK, &set, &before);
-  std::uint64_t open = 0;
-  for (std::uint64_t left = numbers; left != 0; left &= left - 1) {
-    if (::sigismember(&before, lowest(left)) == 0) open |= lowest_bit(left);
-  }
-  return open;
+  return missing_in(before, numbers);
 }
 
 void open(std::uint64_t numbers) noexcept {
   if (numbers == 0) return;
   const sigset_t set = kernel_set(numbers);
   ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+// As if it had not been read: pending for this process, as often as it came if the kernel counts it.
+void send_back(const signal_event& event) noexcept {
+  siginfo_t info{};
+  info.si_signo = event.number;
+  info.si_code = event.code;
+  info.si_pid = event.pid;
+  info.si_uid = event.uid;
+  info.si_value.sival_int = event.value;
+  for (std::uint64_t left = event.number >= SIGRTMIN ? event.count : 1; left != 0; --left) {
+    // To a thread of the process is to all of it; to itself it may tell any code.
+    if (::syscall(SYS_rt_sigqueueinfo, ::gettid(), event.number, &info) < 0) return;
+  }
 }
 
 // Empty: the thread is gone.
@@ -149,13 +175,24 @@ void check_other_threads(std::uint64_t numbers) {
 
 }  // namespace
 
+// They may outlive the loop.
+signal_hub::~signal_hub() {
+  subscribers_.splice_back(due_);
+  subscribers_.splice_back(fresh_);
+  while (!subscribers_.empty()) detach(subscribers_.front());
+}
+
 void signal_hub::attach(signal_subscriber& which) {
   if (which.attached()) throw_misuse("a subscriber of signals was attached a second time");
   watch_set& watches = of_.watches();
   const std::uint64_t numbers = which.numbers_.bits_;
   if (numbers == 0) throw_misuse("a subscriber of no signal at all: nobody would hear of it");
-  check_other_threads(numbers);
-  if ((numbers & ~owned_) != 0) take(watches, numbers & ~owned_);
+  const std::uint64_t wanted = numbers & ~owned_;
+  // Threads that this one has started since then have open what it had open.
+  if (wanted != 0) looked_at_ &= ~open_here(wanted);
+  if ((numbers & ~looked_at_) != 0) check_other_threads(numbers & ~looked_at_);
+  if (wanted != 0) take(watches, wanted);
+  looked_at_ |= numbers;
   for (std::uint64_t left = numbers; left != 0; left &= left - 1) ++uses_[index_of(left)];
   fresh_.push_back(which);
   which.hub_ = this;
@@ -177,14 +214,15 @@ void signal_hub::take(watch_set& watches, std::uint64_t numbers) {
   of_.bind();
   taken.blocked = block(numbers);
   const sigset_t set = kernel_set(owned_ | numbers);
-  if (fd_) {
-    if (::signalfd(fd_.get(), &set, 0) < 0) throw_error(errno, "signalfd of a loop");
-  } else {
+  if (!fd_) {
     unique_fd made(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
     if (!made) throw_error(errno, "signalfd of a loop");
     watch_options options{.read = [this] { on_readable(); }};
     watcher_ = owned<watcher>(watches.add(of_, made.get(), std::move(options), registration_kind::part));
     fd_ = std::move(made);
+  } else {
+    if (::signalfd(fd_.get(), &set, 0) < 0) throw_error(errno, "signalfd of a loop");
+    if (owned_ == 0 && watcher_) watches.change(*watcher_);  // none: the loop is ending
   }
   owned_ |= numbers;
   blocked_ |= taken.blocked;
@@ -203,13 +241,20 @@ void signal_hub::detach(signal_subscriber& which) noexcept {
 }
 
 void signal_hub::let_go(std::uint64_t numbers) noexcept {
+  // What was read of them and nobody has heard of is pending again, and takes its course with the rest.
+  const std::uint64_t begun = delivering_ ? lowest_bit(came_) : 0;
+  for (std::uint64_t left = came_ & numbers & ~(heard_ ? begun : 0); left != 0; left &= left - 1) {
+    send_back(events_[index_of(left)]);
+  }
+  if ((begun & numbers) != 0) heard_ = true;
+  came_ &= ~numbers | begun;
   owned_ &= ~numbers;
+  const sigset_t set = kernel_set(owned_);
+  ::signalfd(fd_.get(), &set, 0);
   if (owned_ == 0) {
-    watcher_.reset();
-    fd_.reset();
-  } else {
-    const sigset_t set = kernel_set(owned_);
-    ::signalfd(fd_.get(), &set, 0);
+    if (watcher_) of_.watches_->rest(*watcher_);
+    came_ = 0;
+    delivering_ = heard_ = false;
   }
   // The mask of another thread is out of reach.
   if (of_.is_own_thread()) open(numbers & blocked_);
@@ -260,22 +305,26 @@ void signal_hub::read_some() {
   }
 }
 
-// False: a stop was asked for before everybody had heard.
+// Ends early when a stop is asked for meanwhile.
 template <class Stopped>
-bool signal_hub::deliver(const Stopped& stopped) {
-  for (; came_ != 0; came_ &= came_ - 1, delivering_ = false) {
+void signal_hub::deliver(const Stopped& stopped) {
+  while (came_ != 0) {
     if (!delivering_) due_.splice_back(subscribers_);
     delivering_ = true;
     const signal_event& event = events_[index_of(came_)];
     while (!due_.empty()) {
-      if (stopped()) return false;
+      if (stopped()) return;
       signal_subscriber& next = due_.pop_front();
       // Counted as told before it is, so that one that throws is not told again. It may end itself meanwhile.
       subscribers_.push_back(next);
-      if (next.numbers_.has(event.number)) next.tell_(next, event);
+      if (!next.numbers_.has(event.number)) continue;
+      heard_ = true;
+      next.tell_(next, event);
     }
+    // The last subscriber of all may have gone meanwhile.
+    if (delivering_) came_ &= came_ - 1;
+    delivering_ = heard_ = false;
   }
-  return true;
 }
 
 void signal_hub::on_readable() {
@@ -284,16 +333,20 @@ void signal_hub::on_readable() {
   // What was read and not told to everybody, because of a stop or an exception: the kernel will not tell again.
   struct rest {
     ~rest() {
-      if (of.came_ != 0 && of.watcher_) of.of_.watches_->again(*of.watcher_);
+      if (of.came_ != 0) of.of_.watches_->again(*of.watcher_);
     }
     signal_hub& of;
   };
   const rest afterwards{*this};
-  if (!deliver(stopped)) return;
-  subscribers_.splice_back(fresh_);
-  // The last subscriber of all may have gone meanwhile.
-  if (!fd_) return;
-  read_some();
+  const std::uint64_t turn = of_.stats_.turns;
+  if (came_ != 0) {
+    resumed_in_ = turn;
+  } else {
+    // Called a second time in a turn, because the kernel has more: that is for the next.
+    if (resumed_in_ == turn) return;
+    subscribers_.splice_back(fresh_);
+    read_some();
+  }
   deliver(stopped);
 }
 

@@ -29,9 +29,12 @@ class signal_hub {
  public:
   explicit signal_hub(loop& of) noexcept : of_(of) {}
   signal_hub(const signal_hub&) = delete;
+  ~signal_hub();
 
   void attach(signal_subscriber& which);
   void detach(signal_subscriber& which) noexcept;
+  // The next to attach makes sure of the other threads, whatever was seen of them before.
+  void look_anew(const signal_set& numbers) noexcept { looked_at_ &= ~numbers.bits_; }
   // In a forked child.
   void abandon() noexcept;
   std::size_t size() const noexcept;
@@ -44,13 +47,14 @@ class signal_hub {
   void on_readable();
   void read_some();
   template <class Stopped>
-  bool deliver(const Stopped& stopped);
+  void deliver(const Stopped& stopped);
 
   loop& of_;
-  unique_fd fd_;
+  unique_fd fd_;  // made for the first number; it rests while there is none
   owned<watcher> watcher_;
   std::uint64_t owned_ = 0;    // the numbers that fd_ reads
   std::uint64_t blocked_ = 0;  // those among them that were open in this thread before
+  std::uint64_t looked_at_ = 0;  // those that all threads had blocked, and this one has had ever since
   std::array<std::uint32_t, numbers_end> uses_{};  // by how many subscribers
 
   // Every subscriber is in one of them: those who have heard of what was read, or need not; those who are
@@ -61,6 +65,8 @@ class signal_hub {
   std::array<signal_event, numbers_end> events_;
   std::uint64_t came_ = 0;   // numbers that were read, and not yet told to everybody
   bool delivering_ = false;  // the lowest of them has been begun
+  bool heard_ = false;       // ... and somebody was told, or it was sent back
+  std::uint64_t resumed_in_ = 0;  // the turn that delivered what one before had left
 };
 
 }  // namespace coir

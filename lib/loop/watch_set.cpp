@@ -3,7 +3,9 @@
 #include <coir/base/error.hpp>
 #include <coir/loop/loop.hpp>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,11 +17,13 @@ namespace coir {
 namespace {
 
 constexpr std::uint64_t wake_data = ~std::uint64_t{0};
-// The life of a watcher whose descriptor turned out to be closed.
+// The life of a watcher that has no entry in the kernel's set any more: its descriptor turned out to be closed, or
+// another has taken it over.
 constexpr std::uint32_t lost = 0;
 
 std::string why_refused(int error, int fd) {
   switch (error) {
+    case EBADF: return fmt::format("watching descriptor {}, which is closed", fd);
     case EEXIST:
       return fmt::format("descriptor {} is watched already by this loop; say .replace = true to end that", fd);
     case EPERM:
@@ -47,12 +51,19 @@ watcher* watch_set::find(int fd) noexcept {
   return place == nullptr ? nullptr : *place;
 }
 
+// What the kernel is to tell of one that is armed, or that sleeps. A hang-up it tells once all the same, and nobody's:
+// by the time it is delivered whoever slept may be armed again.
+epoll_event watch_set::entry_of(const watcher& which, bool armed) const noexcept {
+  epoll_event entry{};
+  entry.events = armed ? which.interest() : EPOLLONESHOT;
+  entry.data.u64 = armed ? data_of(which) : wake_data;
+  return entry;
+}
+
 // An errno, or 0.
-int watch_set::control(int operation, const watcher& which) noexcept {
-  epoll_event event{};
-  event.events = which.interest();
-  event.data.u64 = data_of(which);
-  return ::epoll_ctl(set_.get(), operation, which.fd_, &event) < 0 ? errno : 0;
+int watch_set::control(int operation, const watcher& which, bool armed) noexcept {
+  epoll_event entry = entry_of(which, armed);
+  return ::epoll_ctl(set_.get(), operation, which.fd_, &entry) < 0 ? errno : 0;
 }
 
 void watch_set::set_armed(watcher& which, bool armed) noexcept {
@@ -68,8 +79,7 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
     throw_misuse(fmt::format("descriptor {} is to be watched without a callback: nobody would hear of it", fd));
   }
   watcher* const before = find(fd);
-  // What the loop has just made for itself cannot be watched yet: one that has its number was closed.
-  const bool replace = options.replace || kind == registration_kind::part;
+  const bool replace = options.replace;
   if (before != nullptr && before->is_part()) {
     throw_error(EEXIST, fmt::format("watching descriptor {}, which is the loop's own", fd));
   }
@@ -81,29 +91,22 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
   made->life_ = lives_;
 
   // Where there is one before and the kernel adds another, that one's descriptor was closed, and its entry with it.
-  int error = EEXIST;
-  if (before == nullptr || ((before->in_set_ || before->life_ == lost) && !replace)) {
-    error = control(EPOLL_CTL_ADD, *made);
-    // An entry of an earlier life of the number, for the same open file.
-    if (error == EEXIST && before == nullptr) error = control(EPOLL_CTL_MOD, *made);
-  } else if (replace) {
-    error = before->in_set_ ? control(EPOLL_CTL_MOD, *made) : ENOENT;
-    if (error == ENOENT) error = control(EPOLL_CTL_ADD, *made);
-    // One that a rebuild could not carry over.
-    if (error == EEXIST) error = control(EPOLL_CTL_MOD, *made);
+  int error = control(EPOLL_CTL_ADD, *made, true);
+  // An entry for the same open file: of the one before, or of an earlier life of the number.
+  if (error == EEXIST && (before == nullptr || before->life_ == lost || replace)) {
+    error = control(EPOLL_CTL_MOD, *made, true);
   }
   if (error != 0) throw_error(error, why_refused(error, fd));
   try {
     table_[fd] = made.get();
   } catch (...) {
-    control(EPOLL_CTL_DEL, *made);
+    control(EPOLL_CTL_DEL, *made, false);
     throw;
   }
-  made->in_set_ = true;
   set_armed(*made, true);
   watcher& placed = *made.release();
   if (before != nullptr) {
-    before->in_set_ = false;  // what is in the kernel's set is not its own any more
+    before->life_ = lost;  // what is in the kernel's set is not its own any more
     before->cancel();
   }
   return placed;
@@ -119,34 +122,36 @@ void watch_set::forget_taken(const watcher& which) noexcept {
 }
 
 void watch_set::change(watcher& which) {
-  if (which.life_ == lost) throw_error(EBADF, fmt::format("watching descriptor {}, which was closed", which.fd_));
-  int error = which.in_set_ ? control(EPOLL_CTL_MOD, which) : control(EPOLL_CTL_ADD, which);
-  // An entry that a rebuild could not carry over.
-  if (error == EEXIST) error = control(EPOLL_CTL_MOD, which);
+  int error = which.life_ == lost ? EBADF : control(EPOLL_CTL_MOD, which, true);
+  // Closed, and somebody else has the number.
+  if (error == ENOENT) error = EBADF;
   if (error != 0) throw_error(error, why_refused(error, which.fd_));
   forget_taken(which);
-  which.in_set_ = true;
   set_armed(which, true);
 }
 
 // Nobody is to be told less than asked for because the kernel refused: what comes all the same is dropped.
 void watch_set::disable(watcher& which) noexcept {
-  if (!which.in_set_ || !which.armed_ || !set_) return;
-  if (control(EPOLL_CTL_MOD, which) == 0) {
+  if (!which.armed_ || !set_) return;
+  if (control(EPOLL_CTL_MOD, which, true) == 0) {
     forget_taken(which);
   } else {
     stale_ = true;  // closed behind our back: a duplicate may keep its entry alive, and what that tells nobody hears
   }
 }
 
+void watch_set::rest(watcher& which) noexcept {
+  control(EPOLL_CTL_MOD, which, false);
+  set_armed(which, false);
+  if (std::exchange(which.repeats_, false)) --repeating_;
+}
+
 void watch_set::remove(watcher& which) noexcept {
   // A descriptor that was closed has taken its entry along. If a duplicate keeps it, the entry tells of
   // itself sooner or later, and the set is rebuilt.
-  if (which.in_set_ && set_) control(EPOLL_CTL_DEL, which);
-  which.in_set_ = false;
+  if (which.life_ != lost && set_) control(EPOLL_CTL_DEL, which, false);
   set_armed(which, false);
-  if (which.repeats_) --repeating_;
-  which.repeats_ = false;
+  if (std::exchange(which.repeats_, false)) --repeating_;
   if (watcher** const place = table_.find(which.fd_); place != nullptr && *place == &which) *place = nullptr;
   removed_in_ = harvests_;
 }
@@ -174,8 +179,7 @@ void watch_set::keep_unrepeatable() noexcept {
   std::size_t kept = 0;
   for (; at_ != count_; ++at_) {
     const watcher* const to = receiver_of(batch_[at_]);
-    const bool once = to != nullptr && (to->edge_triggered_ || to->oneshot_);
-    if (once) {
+    if (to != nullptr && (to->interest() & (EPOLLET | EPOLLONESHOT)) != 0) {
       batch_[kept++] = batch_[at_];
     } else if (kept == 0) {
       steps_ = 0;
@@ -192,27 +196,22 @@ watcher* watch_set::receiver_of(const epoll_event& event) noexcept {
 
 // Which callbacks an event asks for.
 unsigned watch_set::plan(watcher& which, std::uint32_t happened) noexcept {
+  // Of one that went silent meanwhile: what the kernel told once more when its last direction was disabled.
+  if (!which.armed_) return 0;
   if (which.oneshot_) set_armed(which, false);
   const bool failed = (happened & EPOLLERR) != 0;
-  if (failed && which.error_) return tell_error;
   const bool hung_up = (happened & EPOLLHUP) != 0;
+  const bool unread = hung_up && !which.reads_;
+  if ((failed || unread) && which.error_) return tell_error;
   unsigned steps = 0;
   if ((failed || hung_up || (happened & (EPOLLIN | EPOLLRDHUP)) != 0) && which.reads_) steps |= tell_read;
-  if ((failed || (happened & EPOLLOUT) != 0) && which.writes_) steps |= tell_write;
+  if ((failed || unread || (happened & EPOLLOUT) != 0) && which.writes_) steps |= tell_write;
   if (steps == 0 && (failed || hung_up)) {
-    if (which.error_) return tell_error;
-    if (which.writes_) return tell_write;
-    silence(which);
+    // Whoever hears of nothing is oneshot in the kernel's set, and will report nothing more.
+    ++stats_.unheard;
+    set_armed(which, false);
   }
   return steps;
-}
-
-void watch_set::silence(watcher& which) noexcept {
-  ++stats_.unheard;
-  // Out of reach: closed, and kept alive by a duplicate.
-  if (control(EPOLL_CTL_DEL, which) != 0) stale_ = true;
-  which.in_set_ = false;
-  set_armed(which, false);
 }
 
 void watch_set::call(watcher& which, unsigned what) {
@@ -265,9 +264,9 @@ std::size_t watch_set::dispatch(const inbox& stops) {
     const epoll_event& event = batch_[at_];
     watcher* const to = event.data.u64 == wake_data ? nullptr : receiver_of(event);
     if (to == nullptr) {
-      steps_ = 0;
+      const bool begun = std::exchange(steps_, 0U) != 0;
       ++at_;
-      if (event.data.u64 == wake_data) continue;
+      if (begun || event.data.u64 == wake_data) continue;
       ++stats_.events;
       ++stats_.stale;
       // One that ended in this very turn explains itself; else it is an entry without an owner.
@@ -289,37 +288,31 @@ std::size_t watch_set::dispatch(const inbox& stops) {
   return told;
 }
 
-// Without a descriptor or memory for the new set the old one stays.
+// Without a descriptor or memory for the new set the old one stays. The new one gets its number, which is known to
+// the backend and to a foreign loop's set.
 void watch_set::rebuild() noexcept {
   unique_fd fresh(::epoll_create1(EPOLL_CLOEXEC));
   if (!fresh) return;
-  const auto add = [&](int fd, std::uint32_t events, std::uint64_t data) {
-    epoll_event event{};
-    event.events = events;
-    event.data.u64 = data;
-    return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+  const auto add = [&](int fd, epoll_event entry) {
+    return ::epoll_ctl(fresh.get(), EPOLL_CTL_ADD, fd, &entry) == 0;
   };
-  bool complete = add(wake_fd_, EPOLLIN | EPOLLET, wake_data) == 0;
+  epoll_event wake{};
+  wake.events = EPOLLIN | EPOLLET;
+  wake.data.u64 = wake_data;
+  bool complete = add(wake_fd_, wake);
   table_.for_each([&](int fd, watcher* which) {
-    // One that has fired, or went silent, is put back when it is asked for.
-    if (which == nullptr || !which->armed_) return;
+    if (which == nullptr || which->life_ == lost) return;
     // Not in the old set: its descriptor was closed behind our back. Nothing comes from it any more, whoever has
     // the number now.
-    if (control(EPOLL_CTL_MOD, *which) != 0) {
+    if (control(EPOLL_CTL_MOD, *which, which->armed_) != 0) {
       set_armed(*which, false);
       which->life_ = lost;
       return;
     }
     forget_taken(*which);
-    complete &= add(fd, which->interest(), data_of(*which)) == 0;
+    complete &= add(fd, entry_of(*which, which->armed_));
   });
-  if (!complete) return;
-  table_.for_each([&](int, watcher* which) {
-    if (which == nullptr || which->armed_) return;
-    if (which->in_set_ && control(EPOLL_CTL_MOD, *which) != 0) which->life_ = lost;
-    which->in_set_ = false;
-  });
-  set_ = std::move(fresh);
+  if (!complete || ::dup3(fresh.get(), set_.get(), O_CLOEXEC) < 0) return;
   stale_ = false;
   ++stats_.rebuilds;
 }

@@ -32,6 +32,8 @@ class watch_set {
   void change(watcher& which);
   void remove(watcher& which) noexcept;
   void disable(watcher& which) noexcept;
+  // For the loop's own parts that nobody needs now: nothing comes of it until change().
+  void rest(watcher& which) noexcept;
   // In the next turn its `read` is called again, whatever the kernel says.
   void again(watcher& which) noexcept;
 
@@ -41,7 +43,7 @@ class watch_set {
   std::size_t dispatch(const inbox& stops);
   bool has_undelivered() const noexcept { return repeating_ != 0 || at_ != count_; }
 
-  // Readable when wait() would find something. Another one after a rebuild.
+  // Readable when wait() would find something. After a rebuild another set has the number.
   int fd() const noexcept { return set_.get(); }
   // Something may come of it.
   bool can_wake() const noexcept { return armed_ != 0; }
@@ -58,11 +60,11 @@ class watch_set {
   std::uint64_t data_of(const watcher& which) const noexcept {
     return static_cast<std::uint64_t>(which.life_) << 32 | static_cast<std::uint32_t>(which.fd_);
   }
-  int control(int operation, const watcher& which) noexcept;
+  epoll_event entry_of(const watcher& which, bool armed) const noexcept;
+  int control(int operation, const watcher& which, bool armed) noexcept;
   watcher* receiver_of(const epoll_event& event) noexcept;
   unsigned plan(watcher& which, std::uint32_t happened) noexcept;
   void call(watcher& which, unsigned what);
-  void silence(watcher& which) noexcept;
   void forget_taken(const watcher& which) noexcept;
   void set_armed(watcher& which, bool armed) noexcept;
   void keep_unrepeatable() noexcept;

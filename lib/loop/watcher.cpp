@@ -38,7 +38,8 @@ std::uint32_t watcher::interest() const noexcept {
   if (reads_) events |= EPOLLIN | EPOLLRDHUP;
   if (writes_) events |= EPOLLOUT;
   if (edge_triggered_) events |= EPOLLET;
-  if (oneshot_) events |= EPOLLONESHOT;
+  // A hang-up that nobody hears is told once, too.
+  if (oneshot_ || (!reads_ && !writes_ && !error_)) events |= EPOLLONESHOT;
   return events;
 }
 

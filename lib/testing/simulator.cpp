@@ -116,7 +116,9 @@ class sim_backend final : public backend {
 
   bool do_start(request& what, descriptor_state& state) override;
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
+  // The attended set is polled in each wait.
   void do_attend(int) override {}
+  void do_unattend() noexcept override {}
   bool is_stalled() const noexcept override;
   void forget(int, descriptor_state&) noexcept override {}
 

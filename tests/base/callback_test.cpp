@@ -232,6 +232,12 @@ TEST_CASE("what holds no function makes a callback that holds none") {
   void (*none)(int) = nullptr;
   CHECK_FALSE(coir::callback<int>(none));
   CHECK_FALSE(coir::callback<int>(std::function<void(int)>()));
+  CHECK_FALSE(coir::callback<int>(coir::callback<>()));
+  CHECK_FALSE(coir::callback<int>(coir::callback<long>()));
+  CHECK(coir::callback<int>(coir::callback<>([] {})));
+#if defined(__cpp_lib_move_only_function)
+  CHECK_FALSE(coir::callback<int>(std::move_only_function<void(int)>()));
+#endif
   int got = 0;
   coir::callback<int> some = std::function<void(int)>([&](int value) { got = value; });
   REQUIRE(some);

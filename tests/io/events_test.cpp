@@ -3,6 +3,7 @@
 #include "support/both.hpp"
 #include "support/catch.hpp"
 #include "support/child_process.hpp"
+#include "support/counted_heap.hpp"
 
 #include <coir/coir.hpp>
 
@@ -13,8 +14,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <initializer_list>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -37,6 +41,21 @@ pid_t child_that_waits() {
   }
   return pid;
 }
+
+class blocked_here {
+ public:
+  blocked_here(std::initializer_list<int> numbers) {
+    sigset_t set;
+    ::sigemptyset(&set);
+    for (const int each : numbers) ::sigaddset(&set, each);
+    ::pthread_sigmask(SIG_BLOCK, &set, &before_);
+  }
+  blocked_here(const blocked_here&) = delete;
+  ~blocked_here() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
 
 class folder {
  public:
@@ -85,18 +104,66 @@ TEST_CASE("all fibers that wait for a signal go on, and one that is cancelled do
 }
 
 TEST_CASE("between two waits a signal that the program has blocked stays pending, and the next wait has it") {
-  sigset_t numbers;
-  sigset_t before;
-  ::sigemptyset(&numbers);
-  ::sigaddset(&numbers, SIGUSR1);
-  ::pthread_sigmask(SIG_BLOCK, &numbers, &before);
+  const blocked_here mine{SIGUSR1};
   support::on_both_surfaces([](auto wait) {
     for (int i = 0; i < 3; ++i) {
       REQUIRE(::kill(::getpid(), SIGUSR1) == 0);
       CHECK(wait(coir::wait_signal(SIGUSR1)).number == SIGUSR1);
     }
   });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+TEST_CASE("of two signals that are pending the first ends a wait, and the second the next one, at once or later") {
+  const blocked_here both{SIGUSR1, SIGUSR2};
+  support::on_both_surfaces([](auto wait) {
+    for (const bool at_once : {true, false}) {
+      REQUIRE(::kill(::getpid(), SIGUSR2) == 0);
+      REQUIRE(::kill(::getpid(), SIGUSR1) == 0);
+      CHECK(wait(coir::wait_signal({SIGUSR1, SIGUSR2})).number == SIGUSR1);
+      if (!at_once) coir::await(coir::sleep_for(1ms));
+      CHECK(wait(coir::wait_signal({SIGUSR1, SIGUSR2})).number == SIGUSR2);
+    }
+    // Real-time ones come as often as they were sent.
+    const blocked_here more{SIGRTMIN};
+    for (int i = 0; i < 3; ++i) REQUIRE(::sigqueue(::getpid(), SIGRTMIN, {}) == 0);
+    REQUIRE(::kill(::getpid(), SIGUSR1) == 0);
+    CHECK(wait(coir::wait_signal({SIGUSR1, SIGRTMIN})).number == SIGUSR1);
+    CHECK(wait(coir::wait_signal(SIGRTMIN)).count == 3);
+  });
+}
+
+TEST_CASE("waiting again for a signal that the program has blocked allocates nothing, whatever threads there are") {
+  const blocked_here mine{SIGUSR1};
+  std::promise<void> leave;
+  std::thread other([&] { leave.get_future().wait(); });
+  coir::run([] {
+    const auto round = [] {
+      REQUIRE(::kill(::getpid(), SIGUSR1) == 0);
+      coir::await(coir::wait_signal(SIGUSR1));
+    };
+    round();
+    const long before = support::heap.allocations;
+    for (int i = 0; i < 10; ++i) round();
+    CHECK(support::heap.allocations == before);
+  });
+  leave.set_value();
+  other.join();
+}
+
+TEST_CASE("a second wait for a child says that it does not reap, and both end") {
+  support::on_both_surfaces([](auto wait) {
+    const pid_t pid = child_that_waits();
+    int heard = 0;
+    auto first = coir::spawn([&] { heard += wait(coir::wait_child(pid)).signal; });
+    support::until([&] { return support::waiting(first); });
+    CHECK_THROWS_AS(wait(coir::wait_child(pid)), std::system_error);
+    auto second = coir::spawn([&] { heard += wait(coir::wait_child(pid, coir::reap::no)).signal; });
+    support::until([&] { return support::waiting(second); });
+    REQUIRE(::kill(pid, SIGKILL) == 0);
+    coir::await(first.join());
+    coir::await(second.join());
+    CHECK(heard == 2 * SIGKILL);
+  });
 }
 
 TEST_CASE("a fiber that waits for a signal is no deadlock, and says what it waits for") {

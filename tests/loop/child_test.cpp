@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -438,6 +439,16 @@ TEST_CASE("a signal is sent to the process, and refused when it is over or the r
   end->cancel();
   CHECK_THROWS_AS(end->send_signal(SIGKILL), std::logic_error);
   CHECK_FALSE(other.is_reaped());
+}
+
+TEST_CASE("a signal is sent by the loop's own thread only") {
+  coir::loop loop;
+  child one(exits_with(0));
+  auto end = loop.child_exit(one.pid(), [] {});
+  loop.run_once();
+  std::thread([&] { CHECK_THROWS_AS(end->send_signal(SIGKILL), std::logic_error); }).join();
+  end.reset();
+  CHECK_FALSE(one.is_reaped());
 }
 
 // --- callbacks that do things ---

@@ -4,6 +4,7 @@
 #include "support/child_process.hpp"
 #include "support/loop_tools.hpp"
 
+#include <coir/coir.hpp>
 #include <coir/loop/descriptor.hpp>
 
 #include <poll.h>
@@ -264,6 +265,39 @@ TEST_CASE("a child that comes back into the turn it was forked in gets an error,
     CHECK((pair == one_way || pair == other_way));
   }
   CHECK(outer.text.size() == 2 * one_way.size());
+}
+
+TEST_CASE("a child that a fiber forks and that comes back runs none of the fibers that were ready behind it") {
+  const auto outer = support::in_child([] {
+    const pid_t parent = ::getpid();
+    pid_t child = -1;
+    const auto work = [&] {
+      if (::getpid() != parent) std::fprintf(stderr, "in the child\n");
+    };
+    const auto task = [&]() -> coir::task<> {
+      work();
+      co_return;
+    };
+    try {
+      coir::run([&] {
+        auto forks = coir::spawn([&] { child = ::fork(); });
+        auto next = coir::spawn(work);
+        auto last = coir::spawn(task());
+        coir::await(forks.join());
+        coir::await(next.join());
+        coir::await(last.join());
+      });
+    } catch (const std::logic_error& error) {
+      if (::getpid() == parent) throw;
+      std::fprintf(stderr, "%s\n", error.what());
+      ::_exit(0);
+    }
+    if (::getpid() != parent) std::fprintf(stderr, "in the child\n");
+    while (::waitpid(child, nullptr, 0) < 0) {
+    }
+  });
+  CHECK(outer.exit_code == 0);
+  CHECK_THAT(outer.text, Contains("child process") && !Contains("in the child"));
 }
 
 TEST_CASE("a fork by another thread while loops sleep disturbs none of them") {

@@ -551,3 +551,17 @@ TEST_CASE("a timer that has fired hides nothing of what keeps the loop alive") {
   CHECK(loop.why_alive() == std::vector<std::string>{"1 sleepers and deadlines"});
   loop.disarm(sleeper);
 }
+
+TEST_CASE("a watcher that listens no more is not named among what keeps the loop alive") {
+  coir::loop loop;
+  const support::fd_pair ends = support::pipe_pair();
+  put(ends[1], "x");
+  auto once = loop.watch(ends[0].get(), watch_options{.read = [] {}, .oneshot = true});
+  CHECK(loop.why_alive().size() == 1);
+  loop.run();
+  CHECK_FALSE(loop.can_wake());
+  CHECK(loop.why_alive().empty());
+  CHECK(loop.census().watchers == 1);
+  once->rearm();
+  CHECK(loop.why_alive().size() == 1);
+}

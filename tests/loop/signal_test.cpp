@@ -255,9 +255,27 @@ TEST_CASE("a flood of signals is taken a bounded number a turn, and descriptors 
   CHECK(reads == 4);
 }
 
+TEST_CASE("after a stop the bound of a turn holds too, and each number is one call a turn") {
+  coir::loop loop;
+  std::vector<std::uint64_t> counts;
+  auto first = loop.signal(SIGRTMAX, [&] {
+    if (counts.empty()) loop.stop();
+  });
+  auto second = loop.signal(SIGRTMAX, [&](signal_event event) { counts.push_back(event.count); });
+  for (int i = 0; i < 1000; ++i) queue_here(SIGRTMAX, i);
+  loop.run_once();
+  CHECK(counts.empty());
+  for (std::size_t turn = 1; turn <= 4; ++turn) {
+    loop.run_once();
+    CHECK(counts.size() == turn);
+  }
+  CHECK(counts == std::vector<std::uint64_t>{256, 256, 256, 232});
+}
+
 // --- what happens to subscribers in a delivery ---
 
 TEST_CASE("a subscriber that another one ends in the same delivery hears nothing") {
+  const own_handler others(SIGUSR2);
   coir::loop loop;
   std::string order;
   coir::owned<coir::signal_watch> second;
@@ -275,6 +293,8 @@ TEST_CASE("a subscriber that another one ends in the same delivery hears nothing
   support::idle_turns(loop);
   CHECK(order == "ac");
   CHECK_FALSE(fourth);
+  // The number that was nobody's then.
+  CHECK(handled == 1);
 }
 
 TEST_CASE("a subscriber that registers during a delivery hears later signals only, of any number") {
@@ -489,6 +509,91 @@ TEST_CASE("what has come and was not read when its last subscriber ends takes it
   CHECK(calls == 0);
 }
 
+TEST_CASE("what was read and nobody has heard of when its last subscriber ends is pending again, as it was") {
+  const std::vector<int> numbers{SIGUSR2, SIGRTMIN + 1};
+  for (const int number : numbers) set_blocked(number, true);
+  for (const bool threw : {false, true}) {
+    coir::loop loop;
+    coir::owned<coir::signal_watch> rest;
+    auto first = loop.signal(SIGUSR1, [&] {
+      if (threw) throw std::runtime_error("first");
+      rest.reset();
+    });
+    int calls = 0;
+    rest = loop.signal({SIGUSR2, SIGRTMIN + 1}, [&] { ++calls; });
+    raise_here(SIGUSR1);
+    raise_here(SIGUSR2);
+    for (int i = 1; i <= 3; ++i) queue_here(SIGRTMIN + 1, i);
+    if (threw) {
+      CHECK_THROWS(loop.run());
+      rest.reset();
+    } else {
+      support::run_until(loop, [&] { return !rest; });
+    }
+    sigset_t pending;
+    REQUIRE(::sigpending(&pending) == 0);
+    for (const int number : numbers) CHECK(::sigismember(&pending, number) == 1);
+
+    // The next one hears it all, also where it is another loop's.
+    coir::loop next;
+    std::vector<signal_event> heard;
+    auto late = next.signal({SIGUSR2, SIGRTMIN + 1}, [&](signal_event event) { heard.push_back(event); });
+    support::run_until(next, [&] { return heard.size() == 2; });
+    CHECK(heard[0].count == 1);
+    CHECK(heard[0].code == SI_USER);
+    CHECK(heard[0].pid == ::getpid());
+    CHECK(heard[1].count == 3);
+    CHECK(heard[1].code == SI_QUEUE);
+    CHECK(heard[1].value == 3);
+    support::idle_turns(loop);
+    support::idle_turns(next);
+    CHECK(heard.size() == 2);
+    CHECK(calls == 0);
+  }
+  for (const int number : numbers) set_blocked(number, false);
+}
+
+TEST_CASE("what one subscriber has heard is over when the others end before they hear it") {
+  set_blocked(SIGUSR1, true);
+  coir::loop loop;
+  coir::owned<coir::signal_watch> second;
+  int calls = 0;
+  coir::owned<coir::signal_watch> first;
+  first = loop.signal(SIGUSR1, [&] {
+    ++calls;
+    second.reset();
+    first.reset();
+  });
+  second = loop.signal(SIGUSR1, [&] { ++calls; });
+  raise_here(SIGUSR1);
+  support::run_until(loop, [&] { return calls == 1; });
+  auto late = loop.signal(SIGUSR1, [&] { ++calls; });
+  support::idle_turns(loop);
+  CHECK(calls == 1);
+  late.reset();
+  set_blocked(SIGUSR1, false);
+}
+
+TEST_CASE("a loop that waits for no signal any more has nothing to wait for, and hears the next one as before") {
+  coir::loop loop;
+  auto watch = loop.signal({SIGUSR1, SIGUSR2}, [] {});
+  watch.reset();
+  CHECK_FALSE(loop.can_wake());
+  loop.run();
+  for (int i = 1; i <= 3; ++i) {
+    int calls = 0;
+    watch = loop.signal(SIGUSR1, [&] {
+      ++calls;
+      watch.reset();
+    });
+    CHECK(loop.can_wake());
+    raise_here(SIGUSR1);
+    loop.run();
+    CHECK(calls == 1);
+    CHECK_FALSE(blocked(SIGUSR1));
+  }
+}
+
 TEST_CASE("SIGPIPE can be heard, and is the loop's before and afterwards") {
   REQUIRE_FALSE(blocked(SIGPIPE));
   {
@@ -604,7 +709,7 @@ TEST_CASE("where the kernel gives no descriptor nothing is changed, and later it
 
 // --- what it costs, and what is left ---
 
-TEST_CASE("signals of a loop are one descriptor, and none is left behind") {
+TEST_CASE("signals of a loop are one descriptor from the first on, and none is left behind") {
   support::leaves_no_descriptor([] {
     coir::loop loop;
     auto first = loop.signal(SIGUSR1, [] {});
@@ -613,7 +718,7 @@ TEST_CASE("signals of a loop are one descriptor, and none is left behind") {
     CHECK(support::open_descriptors() == with_one);
     first.reset();
     second.reset();
-    CHECK(support::open_descriptors() == with_one - 1);
+    CHECK(support::open_descriptors() == with_one);
     auto third = loop.signal(SIGUSR2, [] {});
     loop.run_once();
   });
@@ -709,6 +814,24 @@ TEST_CASE("a subscriber in a place of his own is told, may detach himself then, 
   here.detach();
   here.detach();
   CHECK(loop.census().signals == 1);
+}
+
+TEST_CASE("a subscriber that is attached when the loop ends hears no more, and the number is free") {
+  struct deaf : coir::signal_subscriber {
+    deaf() : signal_subscriber(SIGUSR1, [](signal_subscriber&, const signal_event&) {}) {}
+  };
+  deaf here;
+  {
+    coir::loop loop;
+    here.attach(loop);
+    CHECK(blocked(SIGUSR1));
+  }
+  CHECK_FALSE(here.attached());
+  CHECK_FALSE(blocked(SIGUSR1));
+  here.detach();
+  coir::loop next;
+  here.attach(next);
+  CHECK(here.attached());
 }
 
 // --- threads ---

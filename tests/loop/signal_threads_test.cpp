@@ -266,3 +266,31 @@ TEST_CASE("a loop that ends on another thread than its own lets its numbers go")
   watch.reset();
   open_all();
 }
+
+TEST_CASE("one who waits again and again looks at the threads once, but for numbers that are open in between") {
+  struct deaf : coir::signal_subscriber {
+    explicit deaf(int number) : signal_subscriber(number, [](signal_subscriber&, const coir::signal_event&) {}) {}
+  };
+  block({SIGUSR1});
+  coir::loop loop;
+  deaf one(SIGUSR1);
+  deaf two(SIGUSR2);
+  one.attach(loop);
+  one.detach();
+  two.attach(loop);
+  two.detach();
+  {
+    bystander other("late", {});
+    one.attach(loop);
+    one.detach();
+    CHECK_THROWS_WITH(two.attach(loop), Contains("late"));
+    // A registration looks each time.
+    CHECK_THROWS_WITH(loop.signal(SIGUSR1, [] {}), Contains("late"));
+    // As whoever waits does when the number was open meanwhile.
+    open_all();
+    CHECK_THROWS_WITH(one.attach(loop), Contains("late"));
+  }
+  CHECK_FALSE(one.attached());
+  CHECK_FALSE(blocked(SIGUSR1));
+  CHECK_FALSE(blocked(SIGUSR2));
+}

@@ -4,8 +4,11 @@
 
 #include <coir/testing/mock_clock.hpp>
 
+#include <poll.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <memory>
@@ -25,6 +28,27 @@ using tests::readable;
 using tests::take;
 
 namespace {
+
+// An entry of the watchers' set that nobody can take away: the set is made anew when it tells of itself.
+class orphan_entry {
+ public:
+  explicit orphan_entry(coir::loop& loop) : loop_(loop) {
+    gone_.in = loop.watch(gone_.fd(), watch_options{.read = [] { FAIL("ended"); }});
+  }
+  void come_out(host& foreign) {
+    gone_.ends[0].reset();
+    gone_.in.reset();
+    put(gone_.ends[1], "x");
+    const std::uint64_t before = loop_.stats().watchers.rebuilds;
+    foreign.expect_quiet();
+    CHECK(loop_.stats().watchers.rebuilds == before + 1);
+  }
+
+ private:
+  coir::loop& loop_;
+  line gone_;
+  coir::unique_fd duplicate_{::dup(gone_.fd())};
+};
 
 // Keeps the backend busy, so that the watchers' set is not slept in by itself.
 class something_in_flight {
@@ -398,4 +422,131 @@ TEST_CASE("a loop that watches another one may itself be driven by a foreign loo
   host foreign(outer);
   put(one.ends[1], "x");
   foreign.run_until([&] { return calls == 1; });
+}
+
+TEST_CASE("a loop that has slept by itself before is quiet in a foreign loop, also when its sets are made anew") {
+  coir::loop loop;
+  line one;
+  int calls = 0;
+  one.in = loop.watch(one.fd(), watch_options{.read = [&](watcher& w) {
+                        ++calls;
+                        take(w.fd());
+                      }});
+  orphan_entry entry(loop);
+  const something_in_flight more(loop);
+  loop.run_once(1ms);
+  host foreign(loop);
+  foreign.expect_quiet();
+  entry.come_out(foreign);
+
+  // What gets the number of a set that is gone is the user's.
+  std::vector<support::fd_pair> later;
+  for (int i = 0; i < 4; ++i) {
+    later.push_back(support::pipe_pair());
+    put(later.back()[1], "x");
+  }
+  foreign.expect_quiet();
+  // The backend's own set, where it has one, is made anew too.
+  support::fd_pair closed = support::pipe_pair();
+  const coir::unique_fd duplicate(::dup(closed[0].get()));
+  support::asked wait(coir::request::poll(closed[0].get(), POLLIN));
+  REQUIRE(loop.start(wait.request));
+  loop.run_once();
+  closed[0].reset();
+  support::give_up(loop, wait);
+  put(closed[1], "x");
+  foreign.expect_quiet();
+  for (const support::fd_pair& each : later) {
+    support::asked read(coir::request::poll(each[0].get(), POLLIN));
+    loop.start(read.request);
+    while (!read.over()) loop.run_once();
+    take(each[0].get());
+    support::asked next(coir::request::poll(each[0].get(), POLLIN));
+    REQUIRE(loop.start(next.request));
+    loop.run_once();
+    put(each[1], "x");
+    foreign.run_until([&] { return next.over(); });
+    CHECK(next.seen.last() == POLLIN);
+  }
+  foreign.expect_quiet();
+  put(one.ends[1], "x");
+  foreign.run_until([&] { return calls == 1; });
+  foreign.expect_quiet();
+}
+
+TEST_CASE("a loop that watches another one gets a foreign loop also with a request in flight, slept with before") {
+  coir::loop outer;
+  coir::loop inner;
+  line one;
+  int calls = 0;
+  one.in = inner.watch(one.fd(), watch_options{.read = [&](watcher& w) {
+                         take(w.fd());
+                         ++calls;
+                       }});
+  auto drives = outer.watch(inner.pollable_fd(), watch_options{.read = [&] { inner.run_once(); }});
+  const something_in_flight more(outer);
+  outer.run_once(1ms);
+  const coir::unique_fd set(::epoll_create1(EPOLL_CLOEXEC));
+  epoll_event event{};
+  event.events = EPOLLIN;
+  REQUIRE(::epoll_ctl(set.get(), EPOLL_CTL_ADD, outer.pollable_fd(), &event) == 0);
+  for (int i = 1; i <= 3; ++i) {
+    put(one.ends[1], "x");
+    while (calls != i) {
+      REQUIRE(::epoll_wait(set.get(), &event, 1, -1) == 1);
+      outer.run_once();
+    }
+  }
+}
+
+TEST_CASE("a loop that a foreign one drives may sleep by itself, whatever wakes it, and whatever it watches") {
+  coir::loop outer;
+  coir::loop inner;
+  line one;
+  int calls = 0;
+  one.in = inner.watch(one.fd(), watch_options{.read = [&](watcher& w) {
+                         take(w.fd());
+                         ++calls;
+                       }});
+  auto drives = outer.watch(inner.pollable_fd(), watch_options{.read = [&] {
+                              const int before = calls;
+                              inner.run_once();
+                              if (calls != before) outer.stop();
+                            }});
+  const coir::unique_fd set(::epoll_create1(EPOLL_CLOEXEC));
+  epoll_event event{};
+  event.events = EPOLLIN;
+  REQUIRE(::epoll_ctl(set.get(), EPOLL_CTL_ADD, outer.pollable_fd(), &event) == 0);
+  const support::fd_pair ends = support::socket_pair();
+  std::array<std::byte, 8> buffer{};
+  support::asked get(coir::request::recv(ends[0].get(), buffer));
+  REQUIRE(outer.start(get.request));
+
+  // By what it watches.
+  for (int i = 1; i <= 3; ++i) {
+    auto soon = outer.after(1ms, [&] { put(one.ends[1], "x"); });
+    i == 1 ? outer.run() : i == 2 ? outer.run_for(1h) : support::run_until(outer, [&] { return calls == i; });
+    CHECK(calls == i);
+  }
+  // By nothing.
+  const coir::instant began = coir::steady_now();
+  outer.run_for(5ms);
+  CHECK(coir::steady_now() - began >= 5ms);
+  CHECK(outer.stats().turns < 100);
+  // By another thread, and by a request's end.
+  int posts = 0;
+  std::thread other([&] {
+    for (int i = 0; i < 20; ++i) outer.post([&] { ++posts; });
+  });
+  support::run_until(outer, [&] { return posts == 20; });
+  other.join();
+  std::thread peer([&] { CHECK(::write(ends[1].get(), "x", 1) == 1); });
+  support::run_until(outer, [&] { return get.over(); });
+  peer.join();
+  // And by the foreign loop's set.
+  put(one.ends[1], "x");
+  while (calls != 4) {
+    REQUIRE(::epoll_wait(set.get(), &event, 1, -1) == 1);
+    outer.run_once();
+  }
 }

@@ -185,13 +185,11 @@ class reference final : public subject {
     if (to.how.oneshot && to.arming != of.arming) return 0;
     const bool failed = (of.happened & EPOLLERR) != 0;
     const bool hung_up = (of.happened & EPOLLHUP) != 0;
-    if (failed && to.how.error) return bit(kind::error);
+    const bool unread = hung_up && !to.reads;
+    if ((failed || unread) && to.how.error) return bit(kind::error);
     unsigned steps = 0;
     if (failed || hung_up || (of.happened & (EPOLLIN | EPOLLRDHUP)) != 0) steps |= bit(kind::read);
-    if (failed || (of.happened & EPOLLOUT) != 0) steps |= bit(kind::write);
-    if ((steps & enabled) == 0 && (failed || hung_up)) {
-      steps = to.how.error ? bit(kind::error) : bit(kind::write);
-    }
+    if (failed || unread || (of.happened & EPOLLOUT) != 0) steps |= bit(kind::write);
     return steps & enabled;
   }
   bool is_unheard(const event& of) const {

@@ -295,6 +295,24 @@ TEST_CASE("a hang-up where reading is disabled is told to the error callback, el
   CHECK(order == "ew");
 }
 
+TEST_CASE("a hang-up that is not read is told to the error callback alone, also where there is room to write") {
+  for (const bool writes : {true, false}) {
+    coir::loop loop;
+    support::fd_pair ends = support::socket_pair();
+    int writable = 0;
+    int errors = 0;
+    auto in = loop.watch(ends[0].get(), watch_options{.write = [&] { ++writable; }, .error = [&] { ++errors; }});
+    if (!writes) in->disable_write();
+    loop.run_once();
+    CHECK(writable == (writes ? 1 : 0));
+    ends[1].reset();
+    writable = 0;
+    support::idle_turns(loop, 10);
+    CHECK(errors == 10);
+    CHECK(writable == 0);
+  }
+}
+
 TEST_CASE("descriptors are told in the kernel's order: that in which they became ready") {
   coir::loop loop;
   std::vector<line> lines(5);

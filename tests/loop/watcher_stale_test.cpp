@@ -29,6 +29,18 @@ std::uint64_t events_in(coir::loop& loop, coir::duration time) {
   return loop.stats().watchers.events - before;
 }
 
+// An entry without an owner, which makes the set anew.
+void force_rebuild(coir::loop& loop) {
+  const std::uint64_t before = loop.stats().watchers.rebuilds;
+  line gone;
+  gone.in = loop.watch(gone.fd(), watch_options{.read = [] { FAIL("ended"); }});
+  const coir::unique_fd duplicate(::dup(gone.fd()));
+  gone.ends[0].reset();
+  gone.in.reset();
+  put(gone.ends[1], "x");
+  while (loop.stats().watchers.rebuilds == before) loop.run_once();
+}
+
 int close_behind(line& of) {
   const int number = of.ends[0].release();
   ::close(number);
@@ -449,4 +461,127 @@ TEST_CASE("a silent watcher of a number that was closed does not keep the loop f
   CHECK_FALSE(one.in);
   own.wake();
   support::run_until(loop, [&] { return calls == 1; });
+}
+
+TEST_CASE("a watcher whose number was closed and reused refuses to be enabled or armed, and hears nothing") {
+  const auto fire = [](coir::loop& loop, line& one) {
+    put(one.ends[1], "x");
+    loop.run_once();
+  };
+  const auto hang_up = [](coir::loop& loop, line& one) {
+    one.in->disable_read();
+    one.ends[1].reset();
+    loop.run_once();
+    REQUIRE(loop.stats().watchers.unheard == 1);
+  };
+  for (const bool rebuilt : {false, true}) {
+    for (const bool once : {false, true}) {
+      coir::loop loop;
+      line one;
+      int calls = 0;
+      one.in = loop.watch(one.fd(), watch_options{.read = [&] { ++calls; }, .oneshot = once});
+      once ? fire(loop, one) : hang_up(loop, one);
+      REQUIRE_FALSE(one.in->listens());
+      if (rebuilt) force_rebuild(loop);
+      const int before = calls;
+      const support::fd_pair other = support::pipe_pair();
+      REQUIRE(::dup2(other[0].get(), one.fd()) == one.fd());
+      put(other[1], "x");
+      CHECK(refusal([&] { one.in->enable_read(); }) == EBADF);
+      CHECK(refusal([&] { one.in->rearm(); }) == EBADF);
+      support::idle_turns(loop);
+      CHECK(calls == before);
+      CHECK_FALSE(loop.can_wake());
+
+      // The number is its user's to watch, without a word.
+      std::string text;
+      auto in = loop.watch(one.fd(), watch_options{.read = [&](watcher& w) { text += take(w.fd()); }});
+      CHECK_FALSE(one.in);
+      loop.run_once();
+      CHECK(text == "x");
+    }
+  }
+}
+
+TEST_CASE("one that was armed when its number was closed and reused is refused as closed, too") {
+  coir::loop loop;
+  line one;
+  one.in = loop.watch(one.fd(), watch_options{.read = [] { FAIL("closed"); }, .write = [] { FAIL("closed"); }});
+  one.in->disable_read();
+  const support::fd_pair other = support::pipe_pair();
+  REQUIRE(::dup2(other[0].get(), one.fd()) == one.fd());
+  put(other[1], "x");
+  CHECK(refusal([&] { one.in->enable_read(); }) == EBADF);
+  CHECK_FALSE(one.in->reads());
+  CHECK_THROWS_WITH(one.in->enable_read(), Contains("closed"));
+  support::idle_turns(loop);
+}
+
+TEST_CASE("one that went silent or has fired is what it was in a set that was made anew, hang-up or not") {
+  coir::loop loop;
+  line silent, fired;
+  std::string order;
+  silent.in = loop.watch(silent.fd(), watch_options{.read = [&] { order += "s"; }});
+  fired.in = loop.watch(fired.fd(), watch_options{.read = [&] { order += "f"; }, .oneshot = true});
+  silent.in->disable_read();
+  silent.ends[1].reset();
+  put(fired.ends[1], "x");
+  loop.run_once();
+  fired.ends[1].reset();
+  REQUIRE(order == "f");
+  REQUIRE(loop.stats().watchers.unheard == 1);
+  force_rebuild(loop);
+  support::idle_turns(loop);
+  CHECK(events_in(loop, 10ms) == 0);
+  CHECK(order == "f");
+  CHECK(loop.stats().watchers.unheard == 1);
+  CHECK_FALSE(loop.can_wake());
+  silent.in->enable_read();
+  loop.run_once();
+  CHECK(order == "fs");
+  silent.in.reset();
+  fired.in->rearm();
+  loop.run();
+  CHECK(order == "fsf");
+}
+
+TEST_CASE("a hang-up that nobody listens to is not forgotten by a stop before it") {
+  coir::loop loop;
+  line one, two;
+  one.in = loop.watch(one.fd(), watch_options{.read = [&](watcher& w) {
+                        w.cancel();
+                        loop.stop();
+                      }});
+  two.in = loop.watch(two.fd(), watch_options{.read = [] { FAIL("disabled"); }});
+  two.in->disable_read();
+  put(one.ends[1], "x");
+  two.ends[1].reset();
+  loop.run();
+  CHECK(loop.stats().watchers.unheard == 0);
+  loop.run();
+  CHECK(loop.stats().watchers.unheard == 1);
+}
+
+TEST_CASE("a hang-up that came while a oneshot one slept is told in the turn after it is armed, not in the same") {
+  coir::loop loop;
+  line once, other;
+  std::string order;
+  once.in = loop.watch(once.fd(), watch_options{.read = [&] { order += "o"; }, .oneshot = true});
+  other.in = loop.watch(other.fd(), watch_options{.read = [&](watcher& w) {
+                          order += "x";
+                          take(w.fd());
+                          once.in->rearm();
+                        }});
+  put(once.ends[1], "x");
+  loop.run_once();
+  REQUIRE(order == "o");
+  force_rebuild(loop);
+  put(other.ends[1], "x");
+  once.ends[1].reset();
+  loop.run_once();
+  CHECK(order == "ox");
+  loop.run_once();
+  CHECK(order == "oxo");
+  support::idle_turns(loop);
+  CHECK(order == "oxo");
 }

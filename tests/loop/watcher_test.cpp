@@ -255,6 +255,16 @@ TEST_CASE("what happened is counted") {
   CHECK(seen.largest_batch == 2);
 }
 
+TEST_CASE("an event whose first callback ends the watcher is one event, and no stale one") {
+  coir::loop loop;
+  const support::fd_pair ends = support::socket_pair();
+  put(ends[1], "x");
+  auto in = loop.watch(ends[0].get(), watch_options{.read = [](watcher& w) { w.cancel(); }, .write = [] {}});
+  loop.run_once();
+  CHECK(loop.stats().watchers.events == 1);
+  CHECK(loop.stats().watchers.stale == 0);
+}
+
 TEST_CASE("a wake by another thread is not counted among the events") {
   coir::loop loop;
   const support::fd_pair ends = support::pipe_pair();

@@ -20,12 +20,21 @@
 
 namespace coir {
 
+template <class... Arguments>
+class callback;
+
 namespace priv {
 // What may hold no function: then the callback holds none either.
 template <class Function>
 inline constexpr bool may_be_null = std::is_pointer_v<Function>;
 template <class Signature>
 inline constexpr bool may_be_null<std::function<Signature>> = true;
+template <class... Arguments>
+inline constexpr bool may_be_null<callback<Arguments...>> = true;
+#if defined(__cpp_lib_move_only_function)
+template <class Signature>
+inline constexpr bool may_be_null<std::move_only_function<Signature>> = true;
+#endif
 }  // namespace priv
 
 template <class... Arguments>
@@ -39,7 +48,7 @@ class callback {
              (std::is_invocable_v<Function&, Arguments...> || std::is_invocable_v<Function&>))
   callback(F&& function) {  // NOLINT: a lambda stands for it
     if constexpr (priv::may_be_null<std::remove_cvref_t<F>>) {
-      if (function == nullptr) return;
+      if (!function) return;
     }
     if constexpr (fits<Function>) {
       new (memory_) Function(std::forward<F>(function));

@@ -94,6 +94,7 @@ class fiber_home final : public ready_hook {
   bool has_ready() const noexcept override { return !ready_.empty() || !visited_.empty(); }
   // Parked fibers go on, and none can be parked any more: whoever must see all of them end.
   void end_parking() noexcept;
+  void abandon() noexcept override { turn_left_ = turn_put_by_ = 0; }
 
   // What the awaiters stand on.
   std::uint32_t turn_ms() const noexcept { return turn_ms_; }

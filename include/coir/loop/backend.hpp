@@ -92,13 +92,20 @@ class backend {
   // wait() would find something that pollable_fd() does not show.
   virtual bool has_more() const noexcept = 0;
 
-  // The watchers' epoll set is to end a wait too. It counts as another one after a rebuild.
+  // The watchers' epoll set is to end a wait too. It counts as another one after a rebuild, and keeps its number.
   void attend(int set, std::uint64_t rebuilds) {
     if (set == attended_ && rebuilds == attended_rebuilds_) [[likely]]
       return;
+    unattend();
     do_attend(set);  // may throw
     attended_ = set;
     attended_rebuilds_ = rebuilds;
+  }
+  // ... no more.
+  void unattend() noexcept {
+    if (attended_ < 0) return;
+    do_unattend();
+    attended_ = -1;
   }
   // Has it had something to tell, in the last wait?
   bool take_attention() noexcept { return std::exchange(attention_, false); }
@@ -142,6 +149,8 @@ class backend {
   virtual void do_attend(int set) = 0;
   // Asked where knows_stalls_ is set.
   virtual bool is_stalled() const noexcept { return false; }
+  // ... no more; attended_ is that set.
+  virtual void do_unattend() noexcept = 0;
   // The descriptor is about to be closed and nothing is in flight on it.
   virtual void forget(int fd, descriptor_state& state) noexcept = 0;
 

@@ -102,6 +102,8 @@ class ready_hook {
   // Runs a bounded number of what is ready; returns how many.
   virtual std::size_t run_ready() = 0;
   virtual bool has_ready() const noexcept = 0;
+  // In a forked child: what is left to run is the parent's.
+  virtual void abandon() noexcept {}
 
  protected:
   ~ready_hook() = default;
@@ -258,7 +260,7 @@ class loop {
   // Somebody waits for a background request: while the count is above zero, that one counts.
   void expect_more() noexcept { ++expected_; }
   void expect_less() noexcept { --expected_; }
-  // Is there a request, timer or hold that could make something happen?
+  // Is there something that could make something happen: a request, a timer, a watcher that listens, a post, a hold?
   bool can_wake() const noexcept {
     return backend_->awaited() != 0 || !timers_.empty() ||
            (expected_ != 0 && !backend_->stalled()) || holds_ != 0 || !inbox_.empty() ||
@@ -325,6 +327,7 @@ class loop {
   friend class registration;
   friend class signal_hub;
   friend class signal_subscriber;
+  friend class signal_watch;
   friend class child_watch;
   friend class timer;
   static void forget_sigpipe() noexcept;  // in a forked child
@@ -343,6 +346,7 @@ class loop {
 
   void push(post_node* node) noexcept { inbox_.push(*node); }
   std::size_t look(instant deadline);
+  void sleep_over_all(instant deadline);
   std::size_t turn(instant until);
   std::size_t wait(instant until);
   std::size_t tell_of_idleness();

@@ -8,8 +8,8 @@
 // The meaning is inotify's: events are of the file that the path names when it is registered (symbolic links are
 // followed), not of the path, and not of what lies in directories below it.
 //
-// Shape    a registration. All of a loop share one inotify descriptor, which is there while one of them is, and
-//          those of one file (by whatever path) share the kernel's watch, which goes with the last.
+// Shape    a registration. All of a loop share one inotify descriptor, which is there from the first one to the end
+//          of the loop, and those of one file (by whatever path) share the kernel's watch, which goes with the last.
 // Order    the kernel's; for one event, in the order of registering. At most 256 events in a turn, the rest in the
 //          next. What a callback ends hears nothing more, what it registers hears nothing of what was before; of
 //          a file that is watched already it may hear the last event before, since the kernel merges equal ones.
@@ -23,9 +23,9 @@
 //          character; std::system_error, with the path, for what the kernel says of it (ENOENT, EACCES, ENOTDIR),
 //          ENOSPC and EMFILE for the user's limits, which the text names. What a callback throws leaves run();
 //          what was not delivered then comes in the next run, also after a stop().
-// Cost     making one: two system calls (four for a loop's first); ending one: one, but the loop's last holds up the
-//          thread for 12 ms, since the kernel waits when it closes the descriptor (Linux 6.18): where paths come
-//          and go, keep one. A read(2) brings up to 256 events. While a watch is shared the kernel reports
+// Cost     making one: two system calls (four for a loop's first); ending one: one; one more each where no other is
+//          there. The end of the loop holds up the thread for 12 ms, since the kernel waits when it closes the
+//          descriptor (Linux 6.18). A read(2) brings up to 256 events. While a watch is shared the kernel reports
 //          whatever any of its registrations ever asked for.
 // See      coir/loop/registration.hpp; inotify(7); lib/loop/NOTE.md
 #pragma once

@@ -15,8 +15,9 @@
 //          `count` is at least how often; the real-time ones (SIGRTMIN and up) are counted exactly. At most
 //          256 are taken in a turn, then other descriptors get theirs.
 // Mask     registering blocks the numbers in this thread; the end of the last subscriber of a number opens
-//          again what was blocked here, and no more. What has come by then and was not read takes its
-//          ordinary course, which may end the program: where that matters, block it before and for good.
+//          again what was blocked here, and no more. What has come by then and nobody has heard of takes its
+//          ordinary course, which may end the program: where that matters, block it before and for good. Then
+//          it stays pending, and the next subscriber hears of it.
 //          Threads started later by this one inherit the mask, and so does a program started without
 //          fork(2) (posix_spawn(3)): that one needs POSIX_SPAWN_SETSIGMASK. A forked child has the numbers
 //          open again, and free for a loop of its own.
@@ -30,7 +31,8 @@
 //          it. Nothing has changed then. What a callback throws leaves run(); what was not delivered then,
 //          or because of a stop(), comes in the next run.
 // Cost     registering reads the status of each thread: about 20 us, and 10 us per thread. One descriptor per
-//          loop. A delivery is two system calls for all numbers, and a look at each subscriber per number.
+//          loop, from the first registration on. A delivery is two system calls for all numbers, and a look at
+//          each subscriber per number.
 // See      coir/loop/registration.hpp; lib/loop/NOTE.md
 #pragma once
 
@@ -83,8 +85,9 @@ struct signal_event {
   int value = 0;  // sent along by sigqueue(3)
 };
 
-// What signal_watch and the ops of fibers are made of: somebody to tell, in a place of his own. Attaching
-// allocates nothing, unless he is the loop's first.
+// What signal_watch and the ops of fibers are made of: somebody to tell, in a place of his own. Attaching looks at the
+// threads only for a number that is new to the loop or that this thread had open, so that for one which the program has
+// blocked it allocates nothing, unless he is the first: four system calls, and two to detach, where nobody else waits.
 class signal_subscriber : public list_node {
  public:
   using action = void (*)(signal_subscriber&, const signal_event&);

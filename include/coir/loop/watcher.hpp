@@ -16,18 +16,18 @@
 //          together are legal.
 //          Arming a oneshot one voids an event of it that was taken and waits for its turn: the kernel tells again.
 // Silence  a hang-up that `read` does not hear (disabled or missing) goes to `error`, else to `write`. One that
-//          nobody hears would come for ever: the descriptor is taken out of the kernel's set, counted in
-//          stats().unheard, and put back when a direction is enabled.
+//          nobody hears would come for ever: it is counted in stats().unheard, and then nothing comes until a
+//          direction is enabled.
 // Thread   the loop's.
 // Cancel   the loop never closes a descriptor and never ends a watcher. Closing a watched descriptor silently
 //          ends what comes from it; unwatch it first. An old event never reaches a new user of the number.
-// Errors   std::system_error: EBADF for what is no descriptor, EEXIST see above, EPERM for what is always ready
-//          (a regular file), ENOSPC when the user has too many watches; std::logic_error for one without any
-//          callback, and for enabling a direction that has none. What a callback throws leaves run(); what was
-//          not delivered then comes in the next run.
-// Cost     one epoll_ctl(2) to register, change or end; an event is a table look-up and one indirect call. A
-//          turn costs one epoll_wait(2) where the loop has nothing but watchers and timers, else one more
-//          than its requests do.
+// Errors   std::system_error: EBADF for what is no descriptor, or not the one any more that was registered; EEXIST
+//          see above; EPERM for what is always ready (a regular file); ENOSPC when the user has too many watches.
+//          std::logic_error for one without any callback, and for enabling a direction that has none. What a
+//          callback throws leaves run(); what was not delivered then comes in the next run.
+// Cost     one epoll_ctl(2) to register, change or end, two to replace; an event is a table look-up and one
+//          indirect call. A turn costs one epoll_wait(2) where the loop has nothing but watchers and timers, else
+//          one more than its requests do.
 // See      coir/loop/registration.hpp; lib/loop/NOTE.md
 #pragma once
 
@@ -90,8 +90,7 @@ class watcher final : public registration {
   bool writes_;
   bool edge_triggered_;
   bool oneshot_;
-  bool in_set_ = false;   // the kernel has an entry
-  bool armed_ = false;    // ... that will report
+  bool armed_ = false;    // the kernel's entry will report
   bool repeats_ = false;  // has something left to deliver that the kernel will not tell again
 };
 
