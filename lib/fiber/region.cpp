@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <exception>
 #include <new>
 #include <utility>
@@ -19,14 +20,24 @@ void region::cancel() noexcept {
 
 void region::shut_down() noexcept { spread(winding_down); }
 
-// Down the tree without recursion, which a long chain of fibers would turn into a stack overflow. What is
-// marked already has told everything below it.
 void region::spread(flag what) noexcept {
   if ((state_ & what) != 0) return;
+  hooks due;
+  mark(what, due);
+  while (due.first != nullptr) {
+    entered_region& each = *due.first;
+    due.first = each.next_told_;
+    each.tell_cancelled();
+  }
+}
+
+// Down the tree without recursion, which a long chain of fibers would turn into a stack overflow. What is
+// marked already has told everything below it.
+void region::mark(flag what, hooks& due) noexcept {
   fiber_base* const own = fiber();
   region* at = this;
   if (own != nullptr) {
-    at = own->receive(*this, what);
+    at = own->receive(*this, what, due);
   } else {
     state_ |= what;
   }
@@ -37,7 +48,7 @@ void region::spread(flag what) noexcept {
       if ((body.state_ & what) != 0) {
         child = child->younger_;
       } else {
-        at = child->receive(body, what);
+        at = child->receive(body, what, due);
         child = at->children_;
       }
     } else if (at == this) {
@@ -58,6 +69,8 @@ void region::spread(flag what) noexcept {
 void entered_region::enter(fiber_base& self) noexcept {
   COIR_ASSERT(fiber_ == nullptr, "a region was entered twice");
   fiber_ = &self;
+  was_entered_ = true;
+  if (self.has_stack()) in_flight_ = static_cast<std::uint8_t>(std::uncaught_exceptions());
   parent_ = &self.innermost_region();
   if (!shielded()) state_ |= parent_->state_ & (is_cancelled | winding_down);
   self.set_innermost(this);
@@ -70,6 +83,7 @@ void entered_region::leave() noexcept {
   COIR_ASSERT(fiber_ != nullptr && &fiber_->innermost_region() == this,
               "a region was left that is not its fiber's innermost");
   COIR_ASSERT(empty(), "a region was left before its children had ended");
+  if (only_rest_) state_ &= static_cast<std::uint8_t>(~is_cancelled);
   fiber_base& self = *std::exchange(fiber_, nullptr);
   self.home_->on().disarm(*this);
   self.set_innermost(std::exchange(parent_, nullptr));
@@ -77,62 +91,59 @@ void entered_region::leave() noexcept {
 }
 
 void entered_region::limit(duration from_parking) {
-  relative_ = from_parking != duration::max();
-  limit_ = from_parking;
-  deadline_ = never;
-  set_limit();
+  set_limit(from_parking != duration::max(), from_parking, never);
 }
 
-void entered_region::deadline(instant at) {
-  relative_ = false;
-  deadline_ = at;
-  set_limit();
-}
+void entered_region::deadline(instant at) { set_limit(false, {}, at); }
 
-void entered_region::set_limit() {
-  if (fiber_ == nullptr || expired_) return;
-  loop& on = fiber_->home().on();
-  if (fiber_ == current_fiber && !armed()) {
-    fiber_->flags_ |= fiber_base::with_limit;
-  } else if (!relative_ && deadline_ == never) {
-    on.disarm(*this);
-  } else {
-    // Its fiber is parked, or the timer was armed when it was.
-    arm(on.time());
+void entered_region::set_limit(bool relative, duration from_parking, instant at) {
+  if (fiber_ != nullptr && !expired_) {
+    loop& on = fiber_->home().on();
+    if (fiber_ == current_fiber && !armed()) {
+      fiber_->flags_ |= fiber_base::with_limit;
+    } else {
+      // Its fiber is parked, or the timer was armed when it was.
+      if (std::exchange(relative, false)) at = after(on.time(), from_parking);
+      if (at == never) {
+        on.disarm(*this);
+      } else {
+        on.arm(*this, at);  // may throw; nothing has changed before
+      }
+    }
   }
+  relative_ = relative;
+  limit_ = from_parking;
+  deadline_ = at;
 }
 
 void entered_region::arm(instant now) {
-  if (relative_) {
-    deadline_ = after(now, limit_);
-    relative_ = false;
-  }
-  if (deadline_ != never) fiber_->home().on().arm(*this, deadline_);
+  const instant at = relative_ ? std::min(deadline_, after(now, limit_)) : deadline_;
+  if (at != never) fiber_->home().on().arm(*this, at);
+  deadline_ = at;
+  relative_ = false;
 }
 
 void entered_region::expire(timer_node& mine) {
   auto& self = static_cast<entered_region&>(mine);
-  self.expired_ = true;
+  self.expired_ = !self.cancelled();
   self.cancel();
 }
 
 void entered_region::cancel_after(duration grace) {
+  if (is_over()) return;
   if (grace <= duration::zero()) {
     cancel();
     return;
   }
-  shut_down();
   if (fiber_ == nullptr) {
-    if (!relative_ || grace < limit_) limit(grace);
-    return;
-  }
-  const instant now = fiber_->home().on().time();
-  const instant end = after(now, grace);
-  if (relative_) arm(now);
-  if (end < deadline_) {
+    // The grace counts from when there is somebody to whom it is given.
+    if (!relative_ || grace < limit_) limit_ = grace;
+    relative_ = limit_ != duration::max();
+  } else if (const instant end = after(fiber_->home().on().time(), grace); end < deadline_) {
+    fiber_->home().on().arm(*this, end);  // may throw; nothing has changed before
     deadline_ = end;
-    arm(now);
   }
+  shut_down();
 }
 
 void entered_region::set_shield(bool on) noexcept {
@@ -151,6 +162,31 @@ void entered_region::set_shield(bool on) noexcept {
   }
   if (parent_->shutting_down()) shut_down();
   if (parent_->cancelled()) spread(is_cancelled);
+}
+
+void entered_region::lose_child() noexcept {
+  if (!region::cancelled()) {
+    if (needs_all_) cancel();
+  } else if (!cancel_requested()) {
+    lost_child_ = true;
+  }
+}
+
+void entered_region::queue_hook(hooks& due) noexcept {
+  if (cancelled()) return;
+  only_rest_ = false;
+  if (on_cancel_ == nullptr) return;
+  next_told_ = nullptr;
+  *due.end = this;
+  due.end = &next_told_;
+}
+
+void entered_region::cancel_rest() noexcept {
+  if (region::cancelled()) return;
+  const cancel_hook hook = std::exchange(on_cancel_, nullptr);
+  spread(is_cancelled);
+  on_cancel_ = hook;
+  only_rest_ = true;
 }
 
 void entered_region::tell_cancelled() noexcept {
@@ -172,7 +208,7 @@ void entered_region::fail(std::exception_ptr why) noexcept {
 
 // --- a fiber and its regions ---
 
-region* fiber_base::receive(region& outermost, region::flag what) noexcept {
+region* fiber_base::receive(region& outermost, region::flag what, region::hooks& due) noexcept {
   region* first = &innermost_region();
   bool shielded = false;
   for (region* each = first; each != &outermost; each = each->parent_) {
@@ -182,11 +218,10 @@ region* fiber_base::receive(region& outermost, region::flag what) noexcept {
     }
   }
   for (region* each = first;; each = each->parent_) {
-    const bool before = (each->state_ & what) != 0;
-    each->state_ |= what;
-    if (what == region::is_cancelled && !before && !each->is_body()) {
-      static_cast<entered_region*>(each)->tell_cancelled();
+    if (what == region::is_cancelled && !each->is_body()) {
+      static_cast<entered_region*>(each)->queue_hook(due);
     }
+    each->state_ |= what;
     if (each == &outermost) break;
   }
   if (shielded) return first;
@@ -243,7 +278,7 @@ void fiber_base::arm_limits() noexcept {
   entered_region* first = nullptr;
   for (region* each = &innermost_region(); !each->is_body(); each = each->parent_) {
     auto& mine = static_cast<entered_region&>(*each);
-    if (mine.armed() || mine.expired_ || (!mine.relative_ && mine.deadline_ == never)) continue;
+    if (mine.expired_ || (!mine.relative_ && (mine.armed() || mine.deadline_ == never))) continue;
     mine.next_unarmed_ = std::exchange(first, &mine);
   }
   if (first == nullptr) return;
@@ -260,19 +295,27 @@ void fiber_base::arm_limits() noexcept {
 }
 
 void fiber_base::throw_interruption(coir::cancelled why) {
-  // Thrown in a destructor it would end the program without a word.
-  if (stack_ != nullptr && std::uncaught_exceptions() != 0) {
-    throw_misuse(
-        "a fiber that is cancelled waits in a destructor, while an exception unwinds its stack: wait in "
-        "with_cleanup() or in a shielded cancel_scope instead");
+  // The outermost that was cancelled, up to a shield. One that went up after an op was stopped has nothing inside
+  // to account for that: then it was what is further out.
+  region* origin = nullptr;
+  for (region* each = &innermost_region();; each = each->parent_) {
+    if (each->cancel_requested() || (each->is_body() && each->cancelled())) origin = each;
+    if (each->is_body() || (each->shielded() && origin != nullptr)) break;
+  }
+  if (origin == nullptr) origin = this;
+  // Thrown in a destructor it would end the program without a word, unless it is caught in there.
+  if (stack_ != nullptr) {
+    const cold* const mine = cold_part();
+    const bool ends_inside = !origin->is_body() && (mine == nullptr || mine->interrupt == nullptr);
+    const int ends_at = ends_inside ? static_cast<entered_region*>(origin)->in_flight_ : 0;
+    if (std::uncaught_exceptions() > ends_at) {
+      throw_misuse(
+          "a fiber that is cancelled waits in a destructor, while an exception unwinds its stack: wait in "
+          "with_cleanup() or in a shielded cancel_scope instead");
+    }
   }
   if (std::exception_ptr given = take_interrupt(); given != nullptr) {
     std::rethrow_exception(std::move(given));
-  }
-  region* origin = this;
-  for (region* each = &innermost_region();; each = each->parent_) {
-    if (each->cancel_requested() || (each->is_body() && each->cancelled())) origin = each;
-    if (each->is_body() || each->shielded()) break;
   }
   if ((origin->state_ & region::told) != 0) home_->note_swallowed(*this, *origin);
   origin->state_ |= region::told;

@@ -36,7 +36,16 @@ class cancel_scope::stop_link {
 };
 
 cancel_scope::cancel_scope() noexcept = default;
-cancel_scope::~cancel_scope() = default;
+cancel_scope::~cancel_scope() {
+  // Where run() did not get as far as its body, links may be left.
+  cut_links();
+}
+
+void cancel_scope::cut_links() noexcept {
+  // Waits for a thread that is in the middle of posting; what it has posted finds nobody.
+  links_.clear();
+  if (self_ != nullptr) *self_ = nullptr;
+}
 
 void cancel_scope::cancel() noexcept {
   entered_region::cancel();
@@ -79,16 +88,11 @@ void cancel_scope::make_link(const std::stop_token& token) {
 }
 
 priv::scope_of_call::scope_of_call(cancel_scope& which) : scope_(which) {
-  if (which.used_) throw_misuse("a cancel_scope was run a second time: it is for one piece of code");
+  if (which.was_entered()) throw_misuse("a cancel_scope was run a second time: it is for one piece of code, once");
   for (const std::stop_token& each : which.wanted_) which.make_link(each);
-  which.used_ = true;
 }
 
-priv::scope_of_call::~scope_of_call() {
-  // Waits for a thread that is in the middle of posting; what it has posted finds nobody.
-  scope_.links_.clear();
-  if (scope_.self_ != nullptr) *scope_.self_ = nullptr;
-}
+priv::scope_of_call::~scope_of_call() { scope_.cut_links(); }
 
 entered_region& priv::scope_of_call::region() noexcept { return scope_; }
 

@@ -5,9 +5,7 @@
 namespace coir {
 
 inside::inside(entered_region& where) : where_(where) {
-  if (where.entered()) {
-    throw_misuse("a scope was entered that a fiber is in: it holds one piece of code at a time");
-  }
+  if (where.was_entered()) throw_misuse("a region was entered a second time: it is for one piece of code, once");
   where.enter(running_fiber());
 }
 

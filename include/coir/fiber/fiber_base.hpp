@@ -230,7 +230,7 @@ class fiber_base : public waiter, private region {
 
   // One of its regions, and what it has entered inside up to a shield, is marked with `what`. Returns the
   // innermost that is.
-  region* receive(region& outermost, region::flag what) noexcept;
+  region* receive(region& outermost, region::flag what, region::hooks& due) noexcept;
   void abort_wait() noexcept;
   void set_innermost(region* which) noexcept;
   // After anything that it depends on has changed.

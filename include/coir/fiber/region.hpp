@@ -30,6 +30,7 @@
 
 namespace coir {
 
+class entered_region;
 class fiber_base;
 
 class region {
@@ -78,8 +79,14 @@ class region {
     swallowed = 64,    // ... and went on waiting: reported once
     by_entering = 128,  // base of an entered_region
   };
+  // Regions whose hooks are due once everything is marked: a hook is code of a user, who looks around.
+  struct hooks {
+    entered_region* first = nullptr;
+    entered_region** end = &first;
+  };
   bool is_body() const noexcept { return (state_ & body_of_fiber) != 0; }
   void spread(flag what) noexcept;
+  void mark(flag what, hooks& due) noexcept;
 
   region* parent_;
   fiber_base* children_ = nullptr;  // the oldest; its older_sibling_ is the youngest
@@ -97,6 +104,8 @@ class entered_region : public region, private timer_node {
 
   // Whether it was entered and is not left.
   bool entered() const noexcept { return fiber_ != nullptr; }
+  // Whether it was ever entered: it is, once.
+  bool was_entered() const noexcept { return was_entered_; }
   void enter(fiber_base& self) noexcept;
   // Its children have ended, and it is the innermost.
   void leave() noexcept;
@@ -111,33 +120,43 @@ class entered_region : public region, private timer_node {
 
   // Asks what is inside to come to an end, and cancels it when this time is over.
   void cancel_after(duration grace);
+  // Left, it stays as it was.
   void cancel() noexcept {
+    if (is_over()) return;
+    only_rest_ = false;
     region::cancel();
-    if (!entered()) tell_cancelled();
+    tell_cancelled();
   }
+  bool cancelled() const noexcept { return region::cancelled() && !only_rest_; }
 
-  // The body is over: what is left inside is cancelled, without the region counting as cancelled for it.
-  void cancel_rest() noexcept { spread(is_cancelled); }
+  // The body is over: what is left inside is cancelled, and what comes is; but the region does not count as
+  // cancelled for it.
+  void cancel_rest() noexcept;
 
   // From now on what is around it cannot cancel it, or can again.
   void set_shield(bool on) noexcept;
 
   // The body of the region, or a child, threw: what is inside is cancelled.
   void fail(std::exception_ptr why) noexcept;
+  // Without one of its children the others are of no use: a child that is cancelled by itself cancels them.
+  void need_all() noexcept { needs_all_ = true; }
   // A child has ended.
   void child_ended(bool was_cancelled) noexcept {
-    lost_child_ |= was_cancelled;
+    if (was_cancelled) lose_child();
     if (told_ != nullptr && empty()) std::exchange(told_, nullptr)->done();
   }
-  // A child was cancelled before its end, and nothing inside asked for it.
-  bool lost_child() const noexcept { return lost_child_ && cancelled() && !cancel_requested(); }
+  // What is around it cancelled a child before its end.
+  bool lost_child() const noexcept { return lost_child_ && !cancel_requested(); }
   void tell_when_empty(waiter& whom) noexcept { told_ = &whom; }
 
   // The first failure, and those that came after it.
   const std::exception_ptr& failure() const noexcept { return failure_; }
   const std::vector<std::exception_ptr>& other_failures() const noexcept { return other_failures_; }
   // For the body's `cancelled`: is it because of this region?
-  bool is_own(const void* origin) const noexcept { return origin == static_cast<const region*>(this); }
+  bool is_own(const void* origin) const noexcept {
+    // An exception that was kept may be older than the region, and name another that lay where it lies.
+    return origin == static_cast<const region*>(this) && cancel_requested();
+  }
 
   // Called once it is cancelled, whoever did it; by then its fibers know.
   using cancel_hook = void (*)(entered_region&) noexcept;
@@ -148,20 +167,30 @@ class entered_region : public region, private timer_node {
   friend class region;
 
   static void expire(timer_node& mine);
-  void set_limit();
+  bool is_over() const noexcept { return was_entered_ && fiber_ == nullptr; }
+  void set_limit(bool relative, duration from_parking, instant at);
   void arm(instant now);
+  void lose_child() noexcept;
+  // It is about to be marked as cancelled.
+  void queue_hook(hooks& due) noexcept;
   void tell_cancelled() noexcept;
 
+  bool was_entered_ = false;
   bool expired_ = false;
   bool lost_child_ = false;
-  // The deadline, once it is known; before that it is counted from parking.
+  bool needs_all_ = false;
+  bool only_rest_ = false;
+  // There is a limit which does not count yet. It becomes the deadline, unless that is sooner.
   bool relative_ = false;
+  // Exceptions that were unwinding the fiber's stack when it was entered, by a destructor.
+  std::uint8_t in_flight_ = 0;
   instant deadline_ = never;
   duration limit_{};
   fiber_base* fiber_ = nullptr;
   waiter* told_ = nullptr;
   cancel_hook on_cancel_ = nullptr;
   entered_region* next_unarmed_ = nullptr;
+  entered_region* next_told_ = nullptr;
   std::exception_ptr failure_;
   std::vector<std::exception_ptr> other_failures_;
 };

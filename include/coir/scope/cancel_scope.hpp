@@ -74,7 +74,7 @@ class cancel_scope : private entered_region {
   // An instant of the loop's clock; `never`: none. It may be moved while the body runs, by whoever has the scope:
   // that moves one timer. Once it has passed, it has.
   void deadline(instant at) { entered_region::deadline(at); }
-  // So long from when the fiber first parks in it; or from now, when it has.
+  // So long from when the fiber parks in it next; or from now, when it is parked or a deadline counts already.
   template <class Rep, class Period>
   void limit(std::chrono::duration<Rep, Period> from_parking) {
     entered_region::limit(saturated(from_parking));
@@ -134,12 +134,12 @@ class cancel_scope : private entered_region {
   static void tell_token(entered_region& mine) noexcept;
   void cancel_in(duration grace);
   void make_link(const std::stop_token& token);
+  void cut_links() noexcept;
 
   std::stop_source source_{std::nostopstate};
   std::vector<std::stop_token> wanted_;  // to be linked when the loop is known
   std::vector<std::unique_ptr<stop_link>> links_;
   std::shared_ptr<cancel_scope*> self_;  // for what other threads post: null once the body is over
-  bool used_ = false;
   bool caught_ = false;
 };
 

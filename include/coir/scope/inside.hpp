@@ -120,7 +120,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] region_end_op {
   }
   // Whoever interrupts the wait wants it to end: the children are cancelled. It lasts until they are gone.
   abort_answer abort() noexcept {
-    if (!which_->cancelled()) which_->cancel();
+    if (!which_->region::cancelled()) which_->cancel();
     return abort_answer::later;
   }
   void take() noexcept {}
@@ -213,7 +213,8 @@ auto run_awaited(typename Holder::argument from, inside::rest rest, Ending endin
   } catch (...) {
     steps.caught();
   }
-  if (steps.has_rest(rest)) {
+  // Until a turn in which nobody has put another one in.
+  while (steps.has_rest(rest)) {
     region_end_op end(holder.region());
     co_await end;
   }
@@ -239,7 +240,7 @@ auto run_on_stack(typename Holder::argument from, inside::rest rest, Ending endi
   } catch (...) {
     steps.caught();
   }
-  if (steps.has_rest(rest)) await(region_end_op(holder.region()));
+  while (steps.has_rest(rest)) await(region_end_op(holder.region()));
   steps.leave();
   return ending.template end<value>(std::move(got), holder.region());
 }
