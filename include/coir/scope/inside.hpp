@@ -154,6 +154,9 @@ class inside {
 
 namespace priv {
 
+// A failure that nothing will throw: it is one of the running fiber's other failures.
+void keep_failure(std::exception_ptr why) noexcept;
+
 // Where a body runs: a holder has the region, and calls the body if it is a function. This one's belongs to
 // somebody else.
 class region_of_another {
