@@ -26,6 +26,8 @@
 #include <coir/fiber/task.hpp>
 
 #include <coir/scope/cancel_scope.hpp>
+#include <coir/scope/cleanup.hpp>
+#include <coir/scope/gather.hpp>
 #include <coir/scope/nursery.hpp>
 #include <coir/scope/periodic.hpp>
 #include <coir/scope/shutdown.hpp>

@@ -83,6 +83,7 @@ void entered_region::leave() noexcept {
   COIR_ASSERT(fiber_ != nullptr && &fiber_->innermost_region() == this,
               "a region was left that is not its fiber's innermost");
   COIR_ASSERT(empty(), "a region was left before its children had ended");
+  if (only_rest_) state_ &= static_cast<std::uint8_t>(~is_cancelled);
   fiber_base& self = *std::exchange(fiber_, nullptr);
   self.home_->on().disarm(*this);
   self.set_innermost(std::exchange(parent_, nullptr));
@@ -164,11 +165,28 @@ void entered_region::set_shield(bool on) noexcept {
 }
 
 void entered_region::lose_child() noexcept {
-  if (!cancelled()) {
+  if (!region::cancelled()) {
     if (needs_all_) cancel();
   } else if (!cancel_requested()) {
     lost_child_ = true;
   }
+}
+
+void entered_region::queue_hook(hooks& due) noexcept {
+  if (cancelled()) return;
+  only_rest_ = false;
+  if (on_cancel_ == nullptr) return;
+  next_told_ = nullptr;
+  *due.end = this;
+  due.end = &next_told_;
+}
+
+void entered_region::cancel_rest() noexcept {
+  if (region::cancelled()) return;
+  const cancel_hook hook = std::exchange(on_cancel_, nullptr);
+  spread(is_cancelled);
+  on_cancel_ = hook;
+  only_rest_ = true;
 }
 
 void entered_region::tell_cancelled() noexcept {
@@ -200,16 +218,10 @@ region* fiber_base::receive(region& outermost, region::flag what, region::hooks&
     }
   }
   for (region* each = first;; each = each->parent_) {
-    const bool before = (each->state_ & what) != 0;
-    each->state_ |= what;
-    if (what == region::is_cancelled && !before && !each->is_body()) {
-      auto& mine = static_cast<entered_region&>(*each);
-      if (mine.on_cancel_ != nullptr) {
-        mine.next_told_ = nullptr;
-        *due.end = &mine;
-        due.end = &mine.next_told_;
-      }
+    if (what == region::is_cancelled && !each->is_body()) {
+      static_cast<entered_region*>(each)->queue_hook(due);
     }
+    each->state_ |= what;
     if (each == &outermost) break;
   }
   if (shielded) return first;

@@ -2,6 +2,9 @@
 
 #include <coir/fiber/scheduler.hpp>
 
+#include <new>
+#include <utility>
+
 namespace coir {
 
 inside::inside(entered_region& where) : where_(where) {
@@ -42,6 +45,14 @@ void inside::leave() {
   if (foreign_ != nullptr) std::rethrow_exception(foreign_);
   // Children that were to come to their end have not: it would be a lie to go on as if they had.
   if (incomplete) self.check_interrupted();
+}
+
+void priv::keep_failure(std::exception_ptr why) noexcept {
+  try {
+    running_fiber().keep_failures({std::move(why)});
+  } catch (const std::bad_alloc&) {
+    // Then it is not.
+  }
 }
 
 }  // namespace coir

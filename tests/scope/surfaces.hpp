@@ -26,6 +26,11 @@ struct functions {
   static Function body(Function function) {
     return function;
   }
+  // For spawn().
+  template <class Function>
+  static Function child(Function function) {
+    return function;
+  }
   template <class T>
   static T&& get(T&& result) {
     return std::forward<T>(result);
@@ -43,6 +48,10 @@ struct coroutines {
       Function mine = function;
       co_return mine(given...);
     };
+  }
+  template <class Function>
+  static auto child(Function function) {
+    return [function] { return coir::await(body(function)()); };
   }
   template <class T>
   static T get(coir::task<T> made) {

@@ -97,54 +97,6 @@ TEST_CASE("no limit is no limit") {
   });
 }
 
-TEST_CASE("of two limits the shorter one ends its own part and no more") {
-  jumping([] {
-    // The outer one first.
-    bool inner_went_on = false;
-    const coir::instant begin = now();
-    CHECK_FALSE(coir::move_on_after(1s, [&] {
-      coir::move_on_after(3s, [] { coir::await(coir::sleep_for(1h)); });
-      inner_went_on = true;
-    }));
-    CHECK_FALSE(inner_went_on);
-    CHECK(now() - begin == 1s);
-    // The inner one first.
-    CHECK(coir::move_on_after(5s, [&] {
-      CHECK_FALSE(coir::move_on_after(1s, [] { coir::await(coir::sleep_for(1h)); }));
-      inner_went_on = true;
-    }));
-    CHECK(inner_went_on);
-    CHECK(now() - begin == 2s);
-  });
-}
-
-TEST_CASE("of equal deadlines the outer one wins") {
-  jumping([] {
-    for (const bool outer_first : {true, false}) {
-      bool inner_went_on = false;
-      const coir::instant end = now() + 1s;
-      coir::cancel_scope outer;
-      if (outer_first) outer.deadline(end);
-      CHECK_FALSE(outer.run([&] {
-        coir::cancel_scope inner;
-        inner.deadline(end);
-        if (!outer_first) {
-          // Armed before the other one is.
-          inner.run([&] {
-            coir::await(coir::yield());
-            outer.deadline(end);
-            coir::await(coir::sleep_for(1h));
-          });
-        } else {
-          inner.run([&] { coir::await(coir::sleep_for(1h)); });
-        }
-        inner_went_on = true;
-      }));
-      CHECK_FALSE(inner_went_on);
-    }
-  });
-}
-
 TEST_CASE("the timer of a limit that was kept never fires into later code") {
   jumping([] {
     CHECK(coir::await(coir::move_on_after(1s, nothing_after(1ms))));
@@ -174,21 +126,6 @@ TEST_CASE("a body that never waits is not interrupted") {
             return 5;
           }) == 5);
     CHECK(caught == 1);
-  });
-}
-
-TEST_CASE("a limit counts from when the fiber first parks under it") {
-  jumping([] {
-    coir::cancel_scope scope;
-    scope.limit(1s);
-    CHECK(scope.deadline() == coir::never);
-    CHECK_FALSE(scope.run([&] {
-      CHECK(scope.deadline() == coir::never);
-      coir::await(coir::yield());
-      CHECK(scope.deadline() == now() + 1s);
-      coir::await(coir::sleep_for(1h));
-    }));
-    CHECK(scope.expired());
   });
 }
 

@@ -123,12 +123,15 @@ class entered_region : public region, private timer_node {
   // Left, it stays as it was.
   void cancel() noexcept {
     if (is_over()) return;
+    only_rest_ = false;
     region::cancel();
-    if (!entered()) tell_cancelled();
+    tell_cancelled();
   }
+  bool cancelled() const noexcept { return region::cancelled() && !only_rest_; }
 
-  // The body is over: what is left inside is cancelled, without the region counting as cancelled for it.
-  void cancel_rest() noexcept { spread(is_cancelled); }
+  // The body is over: what is left inside is cancelled, and what comes is; but the region does not count as
+  // cancelled for it.
+  void cancel_rest() noexcept;
 
   // From now on what is around it cannot cancel it, or can again.
   void set_shield(bool on) noexcept;
@@ -168,12 +171,15 @@ class entered_region : public region, private timer_node {
   void set_limit(bool relative, duration from_parking, instant at);
   void arm(instant now);
   void lose_child() noexcept;
+  // It is about to be marked as cancelled.
+  void queue_hook(hooks& due) noexcept;
   void tell_cancelled() noexcept;
 
   bool was_entered_ = false;
   bool expired_ = false;
   bool lost_child_ = false;
   bool needs_all_ = false;
+  bool only_rest_ = false;
   // There is a limit which does not count yet. It becomes the deadline, unless that is sooner.
   bool relative_ = false;
   // Exceptions that were unwinding the fiber's stack when it was entered, by a destructor.

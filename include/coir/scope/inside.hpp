@@ -120,7 +120,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] region_end_op {
   }
   // Whoever interrupts the wait wants it to end: the children are cancelled. It lasts until they are gone.
   abort_answer abort() noexcept {
-    if (!which_->cancelled()) which_->cancel();
+    if (!which_->region::cancelled()) which_->cancel();
     return abort_answer::later;
   }
   void take() noexcept {}
@@ -153,6 +153,9 @@ class inside {
 };
 
 namespace priv {
+
+// A failure that nothing will throw: it is one of the running fiber's other failures.
+void keep_failure(std::exception_ptr why) noexcept;
 
 // Where a body runs: a holder has the region, and calls the body if it is a function. This one's belongs to
 // somebody else.

@@ -75,7 +75,7 @@ class nursery {
   void close() noexcept { closed_ = true; }
 
   bool cancelled() const noexcept { return region_.cancelled(); }
-  bool closed() const noexcept { return closed_ || region_.cancelled(); }
+  bool closed() const noexcept { return closed_ || region_.region::cancelled(); }
   bool empty() const noexcept { return region_.empty(); }
   // Of the children that live, the oldest; the others follow it (fiber_base::next_sibling).
   const fiber_base* first_child() const noexcept { return region_.first_child(); }
