@@ -62,7 +62,7 @@ void entered_region::enter(fiber_base& self) noexcept {
   if (!shielded()) state_ |= parent_->state_ & (is_cancelled | winding_down);
   self.set_innermost(this);
   self.update_interrupted();
-  if (cancelled()) tell_cancelled();
+  if (cancelled() || shutting_down()) tell();
   if (relative_ || deadline_ != never) self.flags_ |= fiber_base::with_limit;
 }
 
@@ -153,10 +153,6 @@ void entered_region::set_shield(bool on) noexcept {
   if (parent_->cancelled()) spread(is_cancelled);
 }
 
-void entered_region::tell_cancelled() noexcept {
-  if (on_cancel_ != nullptr) std::exchange(on_cancel_, nullptr)(*this);
-}
-
 void entered_region::fail(std::exception_ptr why) noexcept {
   if (failure_ == nullptr) {
     failure_ = std::move(why);
@@ -184,9 +180,7 @@ region* fiber_base::receive(region& outermost, region::flag what) noexcept {
   for (region* each = first;; each = each->parent_) {
     const bool before = (each->state_ & what) != 0;
     each->state_ |= what;
-    if (what == region::is_cancelled && !before && !each->is_body()) {
-      static_cast<entered_region*>(each)->tell_cancelled();
-    }
+    if (!before && !each->is_body()) static_cast<entered_region*>(each)->tell();
     if (each == &outermost) break;
   }
   if (shielded) return first;

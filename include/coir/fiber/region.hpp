@@ -113,7 +113,7 @@ class entered_region : public region, private timer_node {
   void cancel_after(duration grace);
   void cancel() noexcept {
     region::cancel();
-    if (!entered()) tell_cancelled();
+    if (!entered()) tell();
   }
 
   // The body is over: what is left inside is cancelled, without the region counting as cancelled for it.
@@ -139,9 +139,10 @@ class entered_region : public region, private timer_node {
   // For the body's `cancelled`: is it because of this region?
   bool is_own(const void* origin) const noexcept { return origin == static_cast<const region*>(this); }
 
-  // Called once it is cancelled, whoever did it; by then its fibers know.
-  using cancel_hook = void (*)(entered_region&) noexcept;
-  void on_cancel(cancel_hook what) noexcept { on_cancel_ = what; }
+  // Called when it is asked to end, and when it is cancelled, whoever did it; by then its fibers know. It may
+  // be called again without news.
+  using told_hook = void (*)(entered_region&) noexcept;
+  void on_told(told_hook what) noexcept { on_told_ = what; }
 
  private:
   friend class fiber_base;
@@ -150,7 +151,9 @@ class entered_region : public region, private timer_node {
   static void expire(timer_node& mine);
   void set_limit();
   void arm(instant now);
-  void tell_cancelled() noexcept;
+  void tell() noexcept {
+    if (on_told_ != nullptr) on_told_(*this);
+  }
 
   bool expired_ = false;
   bool lost_child_ = false;
@@ -160,7 +163,7 @@ class entered_region : public region, private timer_node {
   duration limit_{};
   fiber_base* fiber_ = nullptr;
   waiter* told_ = nullptr;
-  cancel_hook on_cancel_ = nullptr;
+  told_hook on_told_ = nullptr;
   entered_region* next_unarmed_ = nullptr;
   std::exception_ptr failure_;
   std::vector<std::exception_ptr> other_failures_;
