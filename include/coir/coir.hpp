@@ -25,8 +25,10 @@
 #include <coir/fiber/task.hpp>
 
 #include <coir/scope/cancel_scope.hpp>
+#include <coir/scope/heartbeat.hpp>
 #include <coir/scope/nursery.hpp>
 #include <coir/scope/shutdown.hpp>
+#include <coir/scope/supervisor.hpp>
 #include <coir/scope/timeout.hpp>
 
 #include <coir/io/events.hpp>
