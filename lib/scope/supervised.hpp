@@ -131,6 +131,7 @@ class supervisor_inbox {
     if (!std::exchange(which.queued_, true)) due_.push(which);
     tell();
   }
+  bool has_ends() const noexcept { return !ended_.empty(); }
   // Null: none.
   supervised* next_ended() noexcept { return ended_.empty() ? nullptr : &ended_.pop(); }
   supervised* next_due() noexcept;

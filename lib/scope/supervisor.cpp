@@ -284,10 +284,12 @@ task<> supervisor::crew::look_after() {
   }
   for (supervised& each : children_) each.start_soon();
   while (!end_wanted_) {
-    if (supervised* const ended = inbox_.next_ended(); ended != nullptr) {
-      co_await handle_end(*ended);
-    } else if (supervised* const due = inbox_.next_due(); due != nullptr) {
+    // A group is started when all has been said about the ends of its members.
+    const bool may_start = options_.strategy_ == one_for_one || !inbox_.has_ends();
+    if (supervised* const due = may_start ? inbox_.next_due() : nullptr; due != nullptr) {
       co_await begin_group(*due);
+    } else if (supervised* const ended = inbox_.next_ended(); ended != nullptr) {
+      co_await handle_end(*ended);
     } else {
       sweep();
       if (!options_.stay_ && !has_work()) co_return;

@@ -1,8 +1,10 @@
 #include "actors.hpp"
 
-#include <algorithm>
+#include <signal.h>
+#include <spawn.h>
+#include <unistd.h>
+
 #include <memory>
-#include <optional>
 #include <set>
 
 using namespace actors;
@@ -161,6 +163,26 @@ TEST_CASE("a child whose stack cannot be had is a child that fails") {
     } catch (const coir::restart_limit_exceeded& error) {
       CHECK_THROWS_AS(std::rethrow_if_nested(error), std::system_error);
     }
+  });
+}
+
+TEST_CASE("a process that a child waits for is started again when a signal kills it") {
+  on_both([](auto surface) {
+    const auto start = [](const char* program, const char* argument) {
+      pid_t pid = -1;
+      char* const arguments[] = {const_cast<char*>(program), const_cast<char*>(argument), nullptr};
+      REQUIRE(::posix_spawn(&pid, program, nullptr, nullptr, arguments, environ) == 0);
+      return pid;
+    };
+    int starts = 0;
+    const auto watch = [&] {
+      const pid_t pid = ++starts < 3 ? start("/bin/sleep", "1000") : start("/bin/true", nullptr);
+      if (starts < 3) ::kill(pid, SIGKILL);
+      const coir::child_status status = coir::await(coir::wait_child(pid));
+      if (!status.exited) throw std::runtime_error("killed by " + coir::name_of_signal(status.signal));
+    };
+    surface.supervise(often, [&](supervisor& s) { s.add("process", watch, coir::transient); });
+    CHECK(starts == 3);
   });
 }
 

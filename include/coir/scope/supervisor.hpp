@@ -258,6 +258,8 @@ class supervisor {
     using function = std::decay_t<Factory>;
     static_assert(!priv::is_task<function>::value,
                   "a task runs once, and a child may be started again: give a function that makes the task");
+    static_assert(priv::is_task<function>::value || std::is_invocable_v<function&>,
+                  "a child is a function without arguments: one that makes a coir::task, or a plain one");
     add_child(name, std::make_unique<priv::child_factory_of<function>>(std::forward<Factory>(factory)), options,
               at);
   }
@@ -278,6 +280,8 @@ class supervisor {
   // children that are stopped because the supervisor ends. What it throws ends the supervisor.
   template <class Tell>
   void on_event(Tell&& tell) {
+    static_assert(std::is_invocable_v<std::decay_t<Tell>&, const child_event&>,
+                  "a listener is called with a const coir::child_event&");
     listen(std::make_unique<priv::child_listener_of<std::decay_t<Tell>>>(std::forward<Tell>(tell)));
   }
 
@@ -312,6 +316,8 @@ task<> supervise_with(supervisor_options options, Setup setup) {
 // A supervisor whose children `setup(supervisor&)` adds, until it ends.
 template <class Setup>
 task<> supervise(const supervisor_options& options, Setup&& setup) {
+  static_assert(std::is_invocable_v<std::decay_t<Setup>&, supervisor&>,
+                "setup is called with a coir::supervisor&");
   static_assert(priv::safe_in_await<Setup>,
                 "gcc before 13 destroys the captures of a temporary in a co_await expression twice. Name the "
                 "function first: auto setup = [...] {...}; and give it by that name");
