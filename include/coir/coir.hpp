@@ -28,6 +28,7 @@
 #include <coir/scope/heartbeat.hpp>
 #include <coir/scope/nursery.hpp>
 #include <coir/scope/shutdown.hpp>
+#include <coir/scope/signals.hpp>
 #include <coir/scope/supervisor.hpp>
 #include <coir/scope/timeout.hpp>
 
