@@ -20,13 +20,7 @@ supervised::supervised(supervisor_inbox& inbox, std::string_view name,
 supervised::~supervised() { clear_alarm(); }
 
 child_info supervised::info() const {
-  return {name_,
-          policy(),
-          state,
-          starts_ == 0 ? 0 : starts_ - 1,
-          alive() ? end_->id() : 0,
-          last_failure_,
-          next_start_};
+  return {name_, policy(), state, restarts(), alive() ? end_->id() : 0, last_failure_, next_start_};
 }
 
 // --- its fiber ---

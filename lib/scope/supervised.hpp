@@ -38,6 +38,7 @@ class supervised final : private waiter, private timer_node {
 
   const std::string& name() const noexcept { return name_; }
   restart_policy policy() const noexcept { return options_.policy_; }
+  std::uint64_t restarts() const noexcept { return starts_ == 0 ? 0 : starts_ - 1; }
   child_info info() const;
 
   // Its fiber lives, or its end has not been looked at.

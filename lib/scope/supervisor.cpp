@@ -274,7 +274,13 @@ task<> supervisor::crew::serve() {
   // From here on a cancellation from outside is in a hurry.
   end_wanted_ = true;
   phase_ = phase::ending;
-  co_await end_children();
+  try {
+    co_await end_children();
+  } catch (...) {
+    // Interrupted: who is left is cancelled with the region.
+    if (why != nullptr) self_->keep_failures({why});
+    throw;
+  }
   if (why != nullptr) std::rethrow_exception(std::move(why));
 }
 
@@ -348,8 +354,7 @@ task<> supervisor::crew::begin_group(supervised& first) {
 task<> supervisor::crew::begin_child(supervised& which) {
   ++stats_.starts;
   which.start(self_->home(), region_);
-  child_event event{child_event::kind::started, which.name(), fiber_outcome::none, nullptr,
-                    which.info().restarts};
+  child_event event{child_event::kind::started, which.name(), fiber_outcome::none, nullptr, which.restarts()};
   co_await tell(std::move(event));
 }
 
@@ -379,7 +384,7 @@ task<> supervisor::crew::handle_end(supervised& which) {
   // Their names are gone with them, unless somebody has asked for more.
   if (which.policy() == temporary && (next == then::with_all || next == then::stay)) forget(which);
 
-  child_event event{child_event::kind::ended, which.name(), how.outcome, how.failure, which.info().restarts};
+  child_event event{child_event::kind::ended, which.name(), how.outcome, how.failure, which.restarts()};
   co_await tell(std::move(event));
 
   // The listener may have decided.

@@ -204,6 +204,33 @@ TEST_CASE("children() and stats() say how things are") {
   });
 }
 
+TEST_CASE("a child may stop, restart and remove itself, and end its supervisor") {
+  support::jumping([] {
+    int lives = 0;
+    int others = 0;
+    coir::await(coir::supervise(often, [&](supervisor& s) {
+      s.add("other", [&] {
+        ++others;
+        CHECK(s.remove("other"));
+        coir::await(coir::sleep_for(1h));
+      });
+      s.add("child", [&] {
+        switch (++lives) {
+          case 1: CHECK(s.restart("child")); break;
+          case 2:
+            CHECK(s.stop("child"));
+            CHECK(s.restart("child"));
+            break;
+          default: s.stop();
+        }
+        coir::await(coir::sleep_for(1h));
+      });
+    }));
+    CHECK(lives == 3);
+    CHECK(others == 1);
+  });
+}
+
 TEST_CASE("a supervisor's orders may come from a callback of the loop") {
   on_both([](auto surface) {
     actor a("a"), b("b");

@@ -211,6 +211,29 @@ TEST_CASE("an exception given to the supervisor's fiber is thrown when its child
   });
 }
 
+TEST_CASE("interrupted again while it stops its children, a supervisor cancels all that are left") {
+  on_both([](auto surface) {
+    actor a("a"), b("b");
+    for (actor* each : {&a, &b}) each->listens(1h);
+    coir::fiber_base* self = nullptr;
+    auto all = surface.spawn({}, [&](supervisor& s) {
+      self = &coir::running_fiber();
+      for (actor* each : {&a, &b}) surface.add(s, *each, child_options().shutdown(1h));
+    });
+    coir::await(coir::sleep_for(1s));
+    self->interrupt(std::make_exception_ptr(std::runtime_error("first")));
+    coir::await(coir::sleep_for(1s));
+    CHECK(journal() == "+a +b");
+    self->interrupt(std::make_exception_ptr(std::runtime_error("second")));
+    const coir::instant begin = now();
+    CHECK_THROWS_WITH(coir::await(all.join()), "second");
+    CHECK(now() == begin);
+    CHECK(journal() == "+a +b ~a ~b");
+    REQUIRE(all.other_failures().size() == 1);
+    CHECK_THROWS_WITH(std::rethrow_exception(all.other_failures()[0]), "first");
+  });
+}
+
 TEST_CASE("nested supervisors stop from the inside out, each in its order") {
   on_both([](auto surface) {
     actor a("a"), b("b"), c("c"), d("d");
