@@ -17,6 +17,11 @@ namespace example {
 
 inline coir::loop* running = nullptr;
 
+inline void say_address(const coir::net::tcp_listener& listener) {
+  std::printf("listening on %s\n", listener.local_address().to_string().c_str());
+  std::fflush(stdout);
+}
+
 // From here on Ctrl-C and SIGTERM cancel the main fiber, and with it all that it spawned; a second one
 // ends the program at once. Says where the listener listens.
 inline void announce(const coir::net::tcp_listener& listener) {
@@ -27,8 +32,7 @@ inline void announce(const coir::net::tcp_listener& listener) {
       running->stop();
     });
   }
-  std::printf("listening on %s\n", listener.local_address().to_string().c_str());
-  std::fflush(stdout);
+  say_address(listener);
 }
 
 inline std::uint16_t port_from(std::string_view text) {

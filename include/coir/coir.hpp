@@ -28,9 +28,12 @@
 #include <coir/scope/cancel_scope.hpp>
 #include <coir/scope/cleanup.hpp>
 #include <coir/scope/gather.hpp>
+#include <coir/scope/heartbeat.hpp>
 #include <coir/scope/nursery.hpp>
 #include <coir/scope/periodic.hpp>
 #include <coir/scope/shutdown.hpp>
+#include <coir/scope/signals.hpp>
+#include <coir/scope/supervisor.hpp>
 #include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 

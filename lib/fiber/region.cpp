@@ -27,7 +27,8 @@ void region::spread(flag what) noexcept {
   while (due.first != nullptr) {
     entered_region& each = *due.first;
     due.first = each.next_told_;
-    each.tell_cancelled();
+    each.queued_ = false;
+    each.tell();
   }
 }
 
@@ -75,7 +76,7 @@ void entered_region::enter(fiber_base& self) noexcept {
   if (!shielded()) state_ |= parent_->state_ & (is_cancelled | winding_down);
   self.set_innermost(this);
   self.update_interrupted();
-  if (cancelled()) tell_cancelled();
+  if (cancelled() || shutting_down()) tell();
   if (relative_ || deadline_ != never) self.flags_ |= fiber_base::with_limit;
 }
 
@@ -172,10 +173,15 @@ void entered_region::lose_child() noexcept {
   }
 }
 
-void entered_region::queue_hook(hooks& due) noexcept {
-  if (cancelled()) return;
-  only_rest_ = false;
-  if (on_cancel_ == nullptr) return;
+void entered_region::queue_hook(flag what, hooks& due) noexcept {
+  if (what == is_cancelled) {
+    if (cancelled()) return;
+    only_rest_ = false;
+  } else if (shutting_down()) {
+    return;
+  }
+  // A hook may spread something else while others wait for their turn: they will see both.
+  if (on_told_ == nullptr || std::exchange(queued_, true)) return;
   next_told_ = nullptr;
   *due.end = this;
   due.end = &next_told_;
@@ -183,14 +189,10 @@ void entered_region::queue_hook(hooks& due) noexcept {
 
 void entered_region::cancel_rest() noexcept {
   if (region::cancelled()) return;
-  const cancel_hook hook = std::exchange(on_cancel_, nullptr);
+  const told_hook hook = std::exchange(on_told_, nullptr);
   spread(is_cancelled);
-  on_cancel_ = hook;
+  on_told_ = hook;
   only_rest_ = true;
-}
-
-void entered_region::tell_cancelled() noexcept {
-  if (on_cancel_ != nullptr) std::exchange(on_cancel_, nullptr)(*this);
 }
 
 void entered_region::fail(std::exception_ptr why) noexcept {
@@ -218,9 +220,7 @@ region* fiber_base::receive(region& outermost, region::flag what, region::hooks&
     }
   }
   for (region* each = first;; each = each->parent_) {
-    if (what == region::is_cancelled && !each->is_body()) {
-      static_cast<entered_region*>(each)->queue_hook(due);
-    }
+    if (!each->is_body()) static_cast<entered_region*>(each)->queue_hook(what, due);
     each->state_ |= what;
     if (each == &outermost) break;
   }

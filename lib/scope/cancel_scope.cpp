@@ -58,13 +58,13 @@ void cancel_scope::cancel_in(duration grace) {
 }
 
 void cancel_scope::tell_token(entered_region& mine) noexcept {
-  static_cast<cancel_scope&>(mine).source_.request_stop();
+  if (mine.cancelled()) static_cast<cancel_scope&>(mine).source_.request_stop();
 }
 
 std::stop_token cancel_scope::stop_token() {
   if (!source_.stop_possible()) {
     source_ = std::stop_source();
-    on_cancel(tell_token);
+    on_told(tell_token);
     if (cancelled()) source_.request_stop();
   }
   return source_.get_token();

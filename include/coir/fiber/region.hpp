@@ -125,7 +125,7 @@ class entered_region : public region, private timer_node {
     if (is_over()) return;
     only_rest_ = false;
     region::cancel();
-    tell_cancelled();
+    tell();
   }
   bool cancelled() const noexcept { return region::cancelled() && !only_rest_; }
 
@@ -158,9 +158,10 @@ class entered_region : public region, private timer_node {
     return origin == static_cast<const region*>(this) && cancel_requested();
   }
 
-  // Called once it is cancelled, whoever did it; by then its fibers know.
-  using cancel_hook = void (*)(entered_region&) noexcept;
-  void on_cancel(cancel_hook what) noexcept { on_cancel_ = what; }
+  // Called when it is asked to end, and when it is cancelled, whoever did it; by then its fibers know. It may
+  // be called again without news.
+  using told_hook = void (*)(entered_region&) noexcept;
+  void on_told(told_hook what) noexcept { on_told_ = what; }
 
  private:
   friend class fiber_base;
@@ -171,15 +172,18 @@ class entered_region : public region, private timer_node {
   void set_limit(bool relative, duration from_parking, instant at);
   void arm(instant now);
   void lose_child() noexcept;
-  // It is about to be marked as cancelled.
-  void queue_hook(hooks& due) noexcept;
-  void tell_cancelled() noexcept;
+  // It is about to be marked with `what`.
+  void queue_hook(flag what, hooks& due) noexcept;
+  void tell() noexcept {
+    if (on_told_ != nullptr) on_told_(*this);
+  }
 
   bool was_entered_ = false;
   bool expired_ = false;
   bool lost_child_ = false;
   bool needs_all_ = false;
   bool only_rest_ = false;
+  bool queued_ = false;  // its hook is due
   // There is a limit which does not count yet. It becomes the deadline, unless that is sooner.
   bool relative_ = false;
   // Exceptions that were unwinding the fiber's stack when it was entered, by a destructor.
@@ -188,7 +192,7 @@ class entered_region : public region, private timer_node {
   duration limit_{};
   fiber_base* fiber_ = nullptr;
   waiter* told_ = nullptr;
-  cancel_hook on_cancel_ = nullptr;
+  told_hook on_told_ = nullptr;
   entered_region* next_unarmed_ = nullptr;
   entered_region* next_told_ = nullptr;
   std::exception_ptr failure_;
