@@ -55,46 +55,19 @@ void region::spread(flag what) noexcept {
 
 // --- entered_region ---
 
-void entered_region::enter(fiber_base& self) noexcept {
-  COIR_ASSERT(fiber_ == nullptr, "a region was entered twice");
-  fiber_ = &self;
-  parent_ = &self.innermost_region();
+// It, or what is around it, was cancelled or shielded before.
+void entered_region::enter_marked() noexcept {
   if (!shielded()) state_ |= parent_->state_ & (is_cancelled | winding_down);
-  self.set_innermost(this);
-  self.update_interrupted();
+  fiber_->update_interrupted();
   if (cancelled()) tell_cancelled();
-  if (relative_ || deadline_ != never) self.flags_ |= fiber_base::with_limit;
-}
-
-void entered_region::leave() noexcept {
-  COIR_ASSERT(fiber_ != nullptr && &fiber_->innermost_region() == this,
-              "a region was left that is not its fiber's innermost");
-  COIR_ASSERT(empty(), "a region was left before its children had ended");
-  fiber_base& self = *std::exchange(fiber_, nullptr);
-  self.home_->on().disarm(*this);
-  self.set_innermost(std::exchange(parent_, nullptr));
-  self.update_interrupted();
-}
-
-void entered_region::limit(duration from_parking) {
-  relative_ = from_parking != duration::max();
-  limit_ = from_parking;
-  deadline_ = never;
-  set_limit();
-}
-
-void entered_region::deadline(instant at) {
-  relative_ = false;
-  deadline_ = at;
-  set_limit();
 }
 
 void entered_region::set_limit() {
-  if (fiber_ == nullptr || expired_) return;
+  if (expired_) return;
   loop& on = fiber_->home().on();
   if (fiber_ == current_fiber && !armed()) {
     fiber_->flags_ |= fiber_base::with_limit;
-  } else if (!relative_ && deadline_ == never) {
+  } else if (!has_limit()) {
     on.disarm(*this);
   } else {
     // Its fiber is parked, or the timer was armed when it was.
@@ -208,15 +181,6 @@ void fiber_base::abort_wait() noexcept {
   }
 }
 
-void fiber_base::set_innermost(region* which) noexcept {
-  region* const inner = which == static_cast<region*>(this) ? nullptr : which;
-  if (cold* const mine = cold_part(); mine != nullptr) {
-    mine->innermost = inner;
-  } else {
-    more_ = inner == nullptr ? 0 : reinterpret_cast<std::uintptr_t>(inner) | is_region;
-  }
-}
-
 void fiber_base::update_interrupted() noexcept {
   const cold* const mine = cold_part();
   interrupted_ = innermost_region().cancelled() || (mine != nullptr && mine->interrupt != nullptr);
@@ -243,7 +207,7 @@ void fiber_base::arm_limits() noexcept {
   entered_region* first = nullptr;
   for (region* each = &innermost_region(); !each->is_body(); each = each->parent_) {
     auto& mine = static_cast<entered_region&>(*each);
-    if (mine.armed() || mine.expired_ || (!mine.relative_ && mine.deadline_ == never)) continue;
+    if (mine.armed() || mine.expired_ || !mine.has_limit()) continue;
     mine.next_unarmed_ = std::exchange(first, &mine);
   }
   if (first == nullptr) return;

@@ -221,8 +221,9 @@ void fiber_home::end(fiber_base& which) noexcept {
     return;
   }
   // A child's failure weighs more than the result of a body that it cancelled.
-  if (const auto* const cold = which.cold_part(); cold != nullptr && cold->failure != nullptr) {
-    which.outcome_ = fiber_outcome::failed;
+  if (which.more_ != 0) [[unlikely]] {
+    const auto* const cold = which.cold_part();
+    if (cold != nullptr && cold->failure != nullptr) which.outcome_ = fiber_outcome::failed;
   }
   which.phase_ = fiber_base::phase::dead;
   ++ended_;
@@ -243,25 +244,27 @@ void fiber_home::end(fiber_base& which) noexcept {
   current_fiber = nullptr;
   region& where = *which.region::parent();
   where.remove(which);
-  fiber_base* const owner = where.fiber();
-  if (which.outcome_ == fiber_outcome::failed && !joined) [[unlikely]] {
-    if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
-      tell_failure(which, which.failure());
-    } else if (where.is_body()) {
-      owner->add_failure(which.failure());
-      owner->cancel();
-    } else {
-      static_cast<entered_region&>(where).fail(which.failure());
-    }
-  }
-  if (!where.is_body()) {
-    if (owner != nullptr) {
-      static_cast<entered_region&>(where).child_ended(which.outcome_ == fiber_outcome::cancelled);
-    }
-  } else if (owner->phase_ == fiber_base::phase::over && where.empty()) {
-    ready_.push(*owner);
+  if (which.outcome_ == fiber_outcome::failed && !joined) [[unlikely]]
+    pass_failure(which, where);
+  if (where.is_body()) {
+    fiber_base& owner = *where.fiber();
+    if (owner.phase_ == fiber_base::phase::over && where.empty()) ready_.push(owner);
+  } else if (where.fiber() != nullptr) {
+    static_cast<entered_region&>(where).child_ended(which.outcome_ == fiber_outcome::cancelled);
   }
   which.release();
+}
+
+void fiber_home::pass_failure(const fiber_base& which, region& where) noexcept {
+  fiber_base* const owner = where.fiber();
+  if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
+    tell_failure(which, which.failure());
+  } else if (where.is_body()) {
+    owner->add_failure(which.failure());
+    owner->cancel();
+  } else {
+    static_cast<entered_region&>(where).fail(which.failure());
+  }
 }
 
 void fiber_home::tell_failure(const fiber_base& which, std::exception_ptr why) noexcept {

@@ -195,6 +195,7 @@ class fiber_base : public waiter, private region {
   cold& make_cold();  // may throw std::bad_alloc
   // Has values that a child inherits.
   bool has_values() const noexcept {
+    if (more_ == 0) [[likely]] return false;
     const cold* const mine = cold_part();
     return mine != nullptr && mine->values != nullptr;
   }

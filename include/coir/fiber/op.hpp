@@ -107,8 +107,9 @@ template <op Op>
 }
 
 // One that answered `later` says itself that it was stopped; why, only the fiber knows.
+// Inline whatever the compiler thinks of the handler, which is no part of the way.
 template <op Op>
-decltype(auto) take_from(fiber_base& self, Op& what) {
+[[gnu::always_inline]] inline decltype(auto) take_from(fiber_base& self, Op& what) {
   if constexpr (noexcept(what.take())) {
     return what.take();
   } else {

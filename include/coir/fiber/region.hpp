@@ -102,8 +102,17 @@ class entered_region : public region, private timer_node {
   void leave() noexcept;
 
   // Counted from when the fiber first parks in it; `duration::max()`: none.
-  void limit(duration from_parking);
-  void deadline(instant at);
+  void limit(duration from_parking) {
+    relative_ = from_parking != duration::max();
+    limit_ = from_parking;
+    deadline_ = never;
+    if (entered()) set_limit();
+  }
+  void deadline(instant at) {
+    relative_ = false;
+    deadline_ = at;
+    if (entered()) set_limit();
+  }
   // `never` while there is none, or while it is not known yet.
   instant deadline() const noexcept { return deadline_; }
   // It was cancelled by its deadline.
@@ -148,6 +157,8 @@ class entered_region : public region, private timer_node {
   friend class region;
 
   static void expire(timer_node& mine);
+  bool has_limit() const noexcept { return relative_ || deadline_ != never; }
+  void enter_marked() noexcept;
   void set_limit();
   void arm(instant now);
   void tell_cancelled() noexcept;

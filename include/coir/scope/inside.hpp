@@ -135,17 +135,35 @@ class inside {
   // What becomes of children that live when the body is over.
   enum class rest : bool { is_cancelled, is_awaited };
 
-  explicit inside(entered_region& where);
+  explicit inside(entered_region& where) : where_(where) {
+    if (where.entered()) [[unlikely]]
+      refuse();
+    where.enter(running_fiber());
+  }
   inside(const inside&) = delete;
 
   // In a handler: the body threw.
   void caught() noexcept;
   // The body is over. True: there are children to wait for.
-  bool has_rest(rest what) noexcept;
+  bool has_rest(rest what) noexcept {
+    if (where_.empty()) return false;
+    begin_waiting(what);
+    return true;
+  }
   // Leaves, and throws what went wrong, unless all that happened is that the region was cancelled.
-  void leave();
+  void leave() {
+    if (!waited_ && foreign_ == nullptr && where_.failure() == nullptr) [[likely]] {
+      where_.leave();
+    } else {
+      leave_and_throw();
+    }
+  }
 
  private:
+  [[noreturn, gnu::cold]] static void refuse();
+  void begin_waiting(rest what) noexcept;
+  void leave_and_throw();
+
   entered_region& where_;
   bool waited_ = false;
   rest rest_ = rest::is_cancelled;

@@ -34,7 +34,13 @@ class time_limit {
   explicit time_limit(duration from_parking) noexcept : length_(from_parking), relative_(true) {}
   explicit time_limit(instant at) noexcept : at_(at) {}
 
-  void set(entered_region& of) const;
+  void set(entered_region& of) const {
+    if (relative_) {
+      of.limit(length_);
+    } else {
+      of.deadline(at_);
+    }
+  }
   // As an instant, when the clock says `now`.
   instant from(instant now) const noexcept {
     if (!relative_) return at_;
