@@ -197,7 +197,9 @@ void fiber_home::body_over(fiber_base& which) noexcept {
   if (which.body_kind().collect != nullptr && which.outcome_ == fiber_outcome::none) {
     which.body_kind().collect(which);
   }
-  if ((which.region::state_ & region::told) != 0 && which.outcome_ == fiber_outcome::returned) ++swallowed_;
+  if ((which.region::state_ & region::told) != 0) [[unlikely]] {
+    if (which.outcome_ == fiber_outcome::returned) ++swallowed_;
+  }
   if (which.region::empty()) [[likely]] {
     end(which);
     return;

@@ -266,8 +266,8 @@ class fiber_base : public waiter, private region {
   std::uint8_t flags_ = 0;
   fiber_outcome outcome_ = fiber_outcome::none;
   union {
-    fiber_base* next_ = nullptr;  // in the run queue: who is behind it
-    void* op_;                    // waiting
+    fiber_base* next_;  // in the run queue, where each begins: who is behind it
+    void* op_;          // waiting
   };
   promise_base* coroutine_ = nullptr;
   stack* stack_ = nullptr;  // the one it runs on; null: the thread's own
@@ -278,8 +278,9 @@ class fiber_base : public waiter, private region {
   std::uint32_t since_ms_ = 0;  // of the home's clock, which wraps after 49 days
   std::uint32_t references_ = 2;  // itself, while it lives, and the handle that spawn returns
   std::uint64_t id_;
-  fiber_base* older_ = nullptr;    // of the oldest: the youngest
-  fiber_base* younger_ = nullptr;  // of the youngest: null
+  // Set by region::add(), which is part of every birth.
+  fiber_base* older_;    // of the oldest: the youngest
+  fiber_base* younger_;  // of the youngest: null
   place spawned_at_;
   join_base* joiners_ = nullptr;  // the oldest
   // The innermost region it has entered, with the low bit set; or its cold block, which then has that.
