@@ -198,6 +198,18 @@ class as_maybe {
  public:
   template <class T>
   using result = maybe<T>;
+  // Of what has come to its end.
+  template <class T, class Take>
+  static maybe<T> full(Take&& take) {
+    if constexpr (std::is_void_v<T>) {
+      take();
+      return true;
+    } else if constexpr (std::is_reference_v<T>) {
+      return std::addressof(take());
+    } else {
+      return maybe<T>(std::in_place, take());
+    }
+  }
   template <class T>
   maybe<T> end(maybe<T>&& got) {
     return std::move(got);
