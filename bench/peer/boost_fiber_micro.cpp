@@ -1,4 +1,4 @@
-// Peer: switching and spawning on Boost.Fiber, with stacks from its pool.
+// Peer: switching, spawning and waiting for many on Boost.Fiber, with stacks from its pool.
 //
 // Boost.Fiber has one kind of body only, so the same figure stands against coroutine fibers and
 // against stackful ones: every case exists under both names.
@@ -57,6 +57,27 @@ double spawn_fibers() {
   });
 }
 
+// As nursery/1000 of ../scope_cases.hpp: all are spawned, then all are joined.
+double join_many() {
+  constexpr std::size_t children = 1000;
+  fibers::pooled_fixedsize_stack stacks(stack_bytes);
+  std::vector<fibers::fiber> spawned;
+  spawned.reserve(children);
+  return micro::ns_per_iteration([&](std::size_t iterations) {
+    const std::size_t times = iterations / children;
+    for (std::size_t i = 0; i < times; ++i) {
+      for (std::size_t child = 0; child < children; ++child) {
+        spawned.emplace_back(std::allocator_arg, stacks, [] {});
+      }
+      for (fibers::fiber& each : spawned) {
+        each.join();
+      }
+      spawned.clear();
+    }
+    return times * children;
+  });
+}
+
 double park_fibers() {
   constexpr std::size_t parked = 100'000;
   fibers::mutex mutex;
@@ -95,5 +116,6 @@ int main(int argc, char** argv) {
     cases.push_back({"spawn/" + body, "boost-fiber", "ns", spawn_fibers});
     cases.push_back({"spawn/parked-" + body, "boost-fiber", "bytes", park_fibers});
   }
+  cases.push_back({"nursery/1000", "boost-fiber", "ns", join_many});
   return micro::run(argc, argv, cases);
 }

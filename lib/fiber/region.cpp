@@ -67,35 +67,12 @@ void region::mark(flag what, hooks& due) noexcept {
 
 // --- entered_region ---
 
-void entered_region::enter(fiber_base& self) noexcept {
-  COIR_ASSERT(fiber_ == nullptr, "a region was entered twice");
-  fiber_ = &self;
-  was_entered_ = true;
-  if (self.has_stack()) in_flight_ = static_cast<std::uint8_t>(std::uncaught_exceptions());
-  parent_ = &self.innermost_region();
+// It, or what is around it, was cancelled, asked to end or shielded before.
+void entered_region::enter_marked() noexcept {
   if (!shielded()) state_ |= parent_->state_ & (is_cancelled | winding_down);
-  self.set_innermost(this);
-  self.update_interrupted();
+  fiber_->update_interrupted();
   if (cancelled() || shutting_down()) tell();
-  if (relative_ || deadline_ != never) self.flags_ |= fiber_base::with_limit;
 }
-
-void entered_region::leave() noexcept {
-  COIR_ASSERT(fiber_ != nullptr && &fiber_->innermost_region() == this,
-              "a region was left that is not its fiber's innermost");
-  COIR_ASSERT(empty(), "a region was left before its children had ended");
-  if (only_rest_) state_ &= static_cast<std::uint8_t>(~is_cancelled);
-  fiber_base& self = *std::exchange(fiber_, nullptr);
-  self.home_->on().disarm(*this);
-  self.set_innermost(std::exchange(parent_, nullptr));
-  self.update_interrupted();
-}
-
-void entered_region::limit(duration from_parking) {
-  set_limit(from_parking != duration::max(), from_parking, never);
-}
-
-void entered_region::deadline(instant at) { set_limit(false, {}, at); }
 
 void entered_region::set_limit(bool relative, duration from_parking, instant at) {
   if (fiber_ != nullptr && !expired_) {
@@ -240,15 +217,6 @@ void fiber_base::abort_wait() noexcept {
   if (op_kind_->abort(op_) == abort_answer::now) {
     flags_ |= aborted;
     wake(*this);
-  }
-}
-
-void fiber_base::set_innermost(region* which) noexcept {
-  region* const inner = which == static_cast<region*>(this) ? nullptr : which;
-  if (cold* const mine = cold_part(); mine != nullptr) {
-    mine->innermost = inner;
-  } else {
-    more_ = inner == nullptr ? 0 : reinterpret_cast<std::uintptr_t>(inner) | is_region;
   }
 }
 

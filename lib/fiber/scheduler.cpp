@@ -227,7 +227,9 @@ void fiber_home::body_over(fiber_base& which) noexcept {
   if (which.body_kind().collect != nullptr && which.outcome_ == fiber_outcome::none) {
     which.body_kind().collect(which);
   }
-  if ((which.region::state_ & region::told) != 0 && which.outcome_ == fiber_outcome::returned) ++swallowed_;
+  if ((which.region::state_ & region::told) != 0) [[unlikely]] {
+    if (which.outcome_ == fiber_outcome::returned) ++swallowed_;
+  }
   if (which.region::empty()) [[likely]] {
     end(which);
     return;
@@ -255,7 +257,7 @@ void fiber_home::end(fiber_base& which) noexcept {
     return;
   }
   // A child's failure weighs more than the result of a body that it cancelled.
-  if (const auto* const cold = which.cold_part(); cold != nullptr && cold->failure != nullptr) {
+  if (which.has_failure()) [[unlikely]] {
     which.outcome_ = fiber_outcome::failed;
   } else if ((which.control_ & fiber_base::stopping) != 0 && which.outcome_ == fiber_outcome::cancelled &&
              which.has_value()) {
@@ -282,29 +284,31 @@ void fiber_home::end(fiber_base& which) noexcept {
   current_fiber = nullptr;
   region& where = *which.region::parent();
   where.remove(which);
-  fiber_base* const owner = where.fiber();
-  if (which.outcome_ == fiber_outcome::failed && !handled) [[unlikely]] {
-    if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
-      tell_failure(which, which.failure());
-    } else {
-      // Ahead of what is queued: others may do in vain what the failure is about to stop.
-      if (owner->phase_ == fiber_base::phase::waiting && !where.cancelled()) owner->hasten();
-      if (where.is_body()) {
-        owner->add_failure(which.failure());
-        owner->cancel();
-      } else {
-        static_cast<entered_region&>(where).fail(which.failure());
-      }
-    }
-  }
-  if (!where.is_body()) {
-    if (owner != nullptr) {
-      static_cast<entered_region&>(where).child_ended(which.outcome_ == fiber_outcome::cancelled);
-    }
-  } else if (owner->phase_ == fiber_base::phase::over && where.empty()) {
-    ready_.push(*owner);
+  if (which.outcome_ == fiber_outcome::failed && !handled) [[unlikely]]
+    pass_failure(which, where);
+  if (where.is_body()) {
+    fiber_base& owner = *where.fiber();
+    if (owner.phase_ == fiber_base::phase::over && where.empty()) ready_.push(owner);
+  } else if (where.fiber() != nullptr) {
+    static_cast<entered_region&>(where).child_ended(which.outcome_ == fiber_outcome::cancelled);
   }
   which.release();
+}
+
+void fiber_home::pass_failure(const fiber_base& which, region& where) noexcept {
+  fiber_base* const owner = where.fiber();
+  if ((which.flags_ & fiber_base::report) != 0 || owner == nullptr) {
+    tell_failure(which, which.failure());
+    return;
+  }
+  // Ahead of what is queued: others may do in vain what the failure is about to stop.
+  if (owner->phase_ == fiber_base::phase::waiting && !where.cancelled()) owner->hasten();
+  if (where.is_body()) {
+    owner->add_failure(which.failure());
+    owner->cancel();
+  } else {
+    static_cast<entered_region&>(where).fail(which.failure());
+  }
 }
 
 void fiber_home::tell_failure(const fiber_base& which, std::exception_ptr why) noexcept {

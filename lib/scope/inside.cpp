@@ -7,9 +7,8 @@
 
 namespace coir {
 
-inside::inside(entered_region& where) : where_(where) {
-  if (where.was_entered()) throw_misuse("a region was entered a second time: it is for one piece of code, once");
-  where.enter(running_fiber());
+void inside::refuse() {
+  throw_misuse("a region was entered a second time: it is for one piece of code, once");
 }
 
 void inside::caught() noexcept {
@@ -23,14 +22,13 @@ void inside::caught() noexcept {
   }
 }
 
-bool inside::has_rest(rest what) noexcept {
-  if (where_.empty()) return false;
+void inside::begin_waiting(rest what) noexcept {
   if (what == rest::is_cancelled || foreign_ != nullptr) where_.cancel_rest();
   rest_ = what;
-  return waited_ = true;
+  waited_ = true;
 }
 
-void inside::leave() {
+void inside::leave_and_throw() {
   // What interrupted the wait for the children belongs to it, and would else come up where nobody expects it.
   if (waited_) {
     if (std::exception_ptr given = where_.fiber()->take_interrupt(); given != nullptr) {

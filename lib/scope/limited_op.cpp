@@ -4,14 +4,6 @@
 
 namespace coir {
 
-void time_limit::set(entered_region& of) const {
-  if (relative_) {
-    of.limit(length_);
-  } else {
-    of.deadline(at_);
-  }
-}
-
 void priv::limited_op_base::arm() {
   loop_ = &running_fiber().home().on();
   const instant deadline = limit_.from(loop_->time());

@@ -225,11 +225,17 @@ class fiber_base : public waiter, private region {
   cold& make_cold();  // may throw std::bad_alloc
   // Has values that a child inherits.
   bool has_values() const noexcept {
+    if (more_ == 0) [[likely]] return false;
     const cold* const mine = cold_part();
     return mine != nullptr && mine->values != nullptr;
   }
   cold* cold_part() const noexcept {
     return (more_ & is_region) != 0 ? nullptr : reinterpret_cast<cold*>(more_);
+  }
+  bool has_failure() const noexcept {
+    if (more_ == 0) [[likely]] return false;
+    const cold* const mine = cold_part();
+    return mine != nullptr && mine->failure != nullptr;
   }
   // Of one that failed: the first failure, or that there was no memory to keep it.
   std::exception_ptr failure() const noexcept;
@@ -321,8 +327,8 @@ class fiber_base : public waiter, private region {
   };
   std::uint8_t control_ = 0;
   union {
-    fiber_base* next_ = nullptr;  // in the run queue: who is behind it
-    void* op_;                    // waiting
+    fiber_base* next_;  // in the run queue, where each begins: who is behind it
+    void* op_;          // waiting
   };
   promise_base* coroutine_ = nullptr;
   stack* stack_ = nullptr;  // the one it runs on; null: the thread's own
@@ -333,8 +339,9 @@ class fiber_base : public waiter, private region {
   std::uint32_t since_ms_ = 0;  // of the home's clock, which wraps after 49 days
   std::uint32_t references_ = 2;  // itself, while it lives, and the handle that spawn returns
   std::uint64_t id_;
-  fiber_base* older_ = nullptr;    // of the oldest: the youngest
-  fiber_base* younger_ = nullptr;  // of the youngest: null
+  // Set by region::add(), which is part of every birth.
+  fiber_base* older_;    // of the oldest: the youngest
+  fiber_base* younger_;  // of the youngest: null
   place spawned_at_;
   join_base* joiners_ = nullptr;  // the oldest
   // The innermost region it has entered, with the low bit set; or its cold block, which then has that.

@@ -184,6 +184,8 @@ class fiber_home final : public ready_hook {
   void update_unusual() noexcept { unusual_ = trace_mask_ != 0 || parked_ != 0 || hastened_ != 0; }
   template <bool Unusual>
   void run_some() noexcept;
+  // To whoever owns the region, or to the failure handler.
+  void pass_failure(const fiber_base& which, region& where) noexcept;
   void tell_failure(const fiber_base& which, std::exception_ptr why) noexcept;
   // `cancelled` because of this region was caught by the fiber, which went on.
   void note_swallowed(const fiber_base& which, region& origin) noexcept;
@@ -310,6 +312,41 @@ inline fiber_base* region::fiber() noexcept {
   if (is_body()) [[likely]]
     return static_cast<fiber_base*>(this);
   return (state_ & by_entering) != 0 ? static_cast<entered_region*>(this)->fiber_ : nullptr;
+}
+
+inline void fiber_base::set_innermost(region* which) noexcept {
+  region* const inner = which->is_body() ? nullptr : which;
+  if (cold* const mine = cold_part(); mine != nullptr) [[unlikely]] {
+    mine->innermost = inner;
+  } else {
+    more_ = inner == nullptr ? 0 : reinterpret_cast<std::uintptr_t>(inner) | is_region;
+  }
+}
+
+// Entering and leaving is what a limit costs around code that is ready at once.
+inline void entered_region::enter(fiber_base& self) noexcept {
+  COIR_ASSERT(fiber_ == nullptr, "a region was entered twice");
+  fiber_ = &self;
+  was_entered_ = true;
+  if (self.has_stack()) in_flight_ = static_cast<std::uint8_t>(std::uncaught_exceptions());
+  parent_ = &self.innermost_region();
+  self.set_innermost(this);
+  if (((state_ | parent_->state_) & (shield | is_cancelled | winding_down)) != 0) [[unlikely]]
+    enter_marked();
+  if (has_limit()) self.flags_ |= fiber_base::with_limit;
+}
+
+inline void entered_region::leave() noexcept {
+  COIR_ASSERT(fiber_ != nullptr && &fiber_->innermost_region() == this,
+              "a region was left that is not its fiber's innermost");
+  COIR_ASSERT(empty(), "a region was left before its children had ended");
+  if (only_rest_) state_ &= static_cast<std::uint8_t>(~is_cancelled);
+  fiber_base& self = *std::exchange(fiber_, nullptr);
+  if (armed()) self.home_->on().disarm(*this);
+  self.set_innermost(std::exchange(parent_, nullptr));
+  // Behind a shield the fiber may have been spared what is around it.
+  if (self.interrupted_ || shielded()) [[unlikely]]
+    self.update_interrupted();
 }
 
 inline void fiber_home::begin(fiber_base& block, bool ahead) noexcept {

@@ -111,8 +111,8 @@ class entered_region : public region, private timer_node {
   void leave() noexcept;
 
   // Counted from when the fiber first parks in it; `duration::max()`: none.
-  void limit(duration from_parking);
-  void deadline(instant at);
+  void limit(duration from_parking) { set_limit(from_parking != duration::max(), from_parking, never); }
+  void deadline(instant at) { set_limit(false, {}, at); }
   // `never` while there is none, or while it is not known yet.
   instant deadline() const noexcept { return deadline_; }
   // It was cancelled by its deadline.
@@ -169,6 +169,8 @@ class entered_region : public region, private timer_node {
 
   static void expire(timer_node& mine);
   bool is_over() const noexcept { return was_entered_ && fiber_ == nullptr; }
+  bool has_limit() const noexcept { return relative_ || deadline_ != never; }
+  void enter_marked() noexcept;
   void set_limit(bool relative, duration from_parking, instant at);
   void arm(instant now);
   void lose_child() noexcept;

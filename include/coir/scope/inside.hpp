@@ -135,17 +135,35 @@ class inside {
   // What becomes of children that live when the body is over.
   enum class rest : bool { is_cancelled, is_awaited };
 
-  explicit inside(entered_region& where);
+  explicit inside(entered_region& where) : where_(where) {
+    if (where.was_entered()) [[unlikely]]
+      refuse();
+    where.enter(running_fiber());
+  }
   inside(const inside&) = delete;
 
   // In a handler: the body threw.
   void caught() noexcept;
   // The body is over. True: there are children to wait for.
-  bool has_rest(rest what) noexcept;
+  bool has_rest(rest what) noexcept {
+    if (where_.empty()) return false;
+    begin_waiting(what);
+    return true;
+  }
   // Leaves, and throws what went wrong, unless all that happened is that the region was cancelled.
-  void leave();
+  void leave() {
+    if (!waited_ && foreign_ == nullptr && where_.failure() == nullptr) [[likely]] {
+      where_.leave();
+    } else {
+      leave_and_throw();
+    }
+  }
 
  private:
+  [[noreturn, gnu::cold]] static void refuse();
+  void begin_waiting(rest what) noexcept;
+  void leave_and_throw();
+
   entered_region& where_;
   bool waited_ = false;
   rest rest_ = rest::is_cancelled;
@@ -183,6 +201,18 @@ class as_maybe {
  public:
   template <class T>
   using result = maybe<T>;
+  // Of what has come to its end.
+  template <class T, class Take>
+  static maybe<T> full(Take&& take) {
+    if constexpr (std::is_void_v<T>) {
+      take();
+      return true;
+    } else if constexpr (std::is_reference_v<T>) {
+      return std::addressof(take());
+    } else {
+      return maybe<T>(std::in_place, take());
+    }
+  }
   template <class T>
   maybe<T> end(maybe<T>&& got) {
     return std::move(got);

@@ -34,7 +34,13 @@ class time_limit {
   explicit time_limit(duration from_parking) noexcept : length_(from_parking), relative_(true) {}
   explicit time_limit(instant at) noexcept : at_(at) {}
 
-  void set(entered_region& of) const;
+  void set(entered_region& of) const {
+    if (relative_) {
+      of.limit(length_);
+    } else {
+      of.deadline(at_);
+    }
+  }
   // As an instant, when the clock says `now`.
   instant from(instant now) const noexcept {
     if (!relative_) return at_;
@@ -106,21 +112,16 @@ class [[nodiscard("co_await it, or coir::await(it)")]] limited_op : public limit
     return answer;
   }
   typename Ending::template result<value> take() {
-    maybe<value> got{};
     if (!stopped()) {
+      // Made where it is returned: read back in one piece what was written in two, it would cost a third of the op.
       try {
-        if constexpr (std::is_void_v<value>) {
-          what_.take();
-          got = true;
-        } else {
-          fill<value>(got, what_.take());
-        }
+        return Ending::template full<value>([this]() -> decltype(auto) { return what_.take(); });
       } catch (const cancelled&) {
         if (!expired()) throw;
       }
     }
-    if (!got) running_fiber().check_interrupted();
-    return ending_.template end<value>(std::move(got));
+    running_fiber().check_interrupted();
+    return ending_.template end<value>(maybe<value>());
   }
   void describe(std::string& text) const
     requires requires(const Op& what) { what.describe(text); }

@@ -73,6 +73,10 @@ class or_throw {
   template <class T>
   using result = T;
   explicit or_throw(Exception what) : what_(std::move(what)) {}
+  template <class T, class Take>
+  static T full(Take&& take) {
+    return take();
+  }
 
   template <class T>
   T end(maybe<T>&& got) {
@@ -90,6 +94,10 @@ class or_timed_out {
   template <class T>
   using result = T;
   explicit or_timed_out(place at) noexcept : at_(at) {}
+  template <class T, class Take>
+  static T full(Take&& take) {
+    return take();
+  }
 
   template <class T>
   T end(maybe<T>&& got) {
