@@ -55,6 +55,16 @@ coir::task<std::string> fetch(address server, std::string name) {
   co_return std::string(*page);
 }
 
+// README: nursery
+coir::task<> fetch_all(address server) {
+  co_await coir::with_nursery([&](coir::nursery& n) -> coir::task<> {
+    for (int i = 0; i < 100; ++i) n.spawn(fetch(server, "/endless"));
+    n.spawn(fetch(server, "/missing"));
+    co_return;
+  });  // has ended when all 101 have
+}
+// README end
+
 coir::task<int> fetch_in_parallel() {
   tcp_listener listener(address("127.0.0.1", 0));
   const address server = listener.local_address();
@@ -73,18 +83,11 @@ coir::task<int> fetch_in_parallel() {
   co_await coir::with_nursery(fetch_three);
   std::printf("fetched side by side: %s, %s, %s\n", pages[0].c_str(), pages[1].c_str(), pages[2].c_str());
 
-  std::string failure;
-  auto fetch_too_many = [&](coir::nursery& n) -> coir::task<> {
-    for (int i = 0; i < 100; ++i) n.spawn(fetch(server, "/endless"));
-    n.spawn(fetch(server, "/missing"));
-    co_return;
-  };
   try {
-    co_await coir::with_nursery(fetch_too_many);
+    co_await fetch_all(server);
   } catch (const std::runtime_error& error) {
-    failure = error.what();
+    std::printf("one of 101 is missing: %s\n", error.what());
   }
-  std::printf("one of 101 is missing: %s\n", failure.c_str());
 
   while (connections != 0) co_await coir::sleep_for(std::chrono::milliseconds(1));
   std::printf("connections that the server still has: %d\n", connections);

@@ -46,14 +46,8 @@ coir::task<std::string> ask(tcp_stream& whom) {
   co_return std::string(reinterpret_cast<const char*>(answer.data()), answer.size());
 }
 
-coir::task<int> use_limits() {
-  tcp_listener listener(coir::net::address("127.0.0.1", 0));
-  tcp_listener shy_listener(coir::net::address("127.0.0.1", 0));
-  tcp_stream peer = co_await tcp_stream::connect(listener.local_address());
-  tcp_stream shy = co_await tcp_stream::connect(shy_listener.local_address());
-  coir::spawn(serve(std::move(listener), 1));
-  coir::spawn(serve(std::move(shy_listener), 3));
-
+// README: limits
+coir::task<> ask_under_limits(tcp_stream& peer, tcp_stream& shy) {
   // Empty when the time is over.
   std::optional<std::string> got = co_await coir::move_on_after(10s, ask(peer));
   std::printf("the peer answers: %s\n", got ? got->c_str() : "nothing");
@@ -66,6 +60,18 @@ coir::task<int> use_limits() {
   } catch (const coir::timed_out&) {
     std::puts("the shy peer was asked again: timed out");
   }
+}
+// README end
+
+coir::task<int> use_limits() {
+  tcp_listener listener(coir::net::address("127.0.0.1", 0));
+  tcp_listener shy_listener(coir::net::address("127.0.0.1", 0));
+  tcp_stream peer = co_await tcp_stream::connect(listener.local_address());
+  tcp_stream shy = co_await tcp_stream::connect(shy_listener.local_address());
+  coir::spawn(serve(std::move(listener), 1));
+  coir::spawn(serve(std::move(shy_listener), 3));
+
+  co_await ask_under_limits(peer, shy);
   const std::string third = co_await ask(shy);
   std::printf("it answers the third question: %s\n", third.c_str());
 
