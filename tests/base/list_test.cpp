@@ -2,6 +2,7 @@
 
 #include "support/catch.hpp"
 
+#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -143,4 +144,36 @@ TEST_CASE("a queue that ran empty can be filled again, from either end") {
   queue.push(two);
   CHECK(queue.front() == &two);
   CHECK(queue.pop().number == 2);
+}
+
+TEST_CASE("push_front of a list goes before all, also where there is nothing") {
+  coir::list<element> waiters;
+  element one(1), two(2), three(3);
+  waiters.push_front(two);
+  waiters.push_back(three);
+  waiters.push_front(one);
+  CHECK(numbers_in(waiters) == std::vector{1, 2, 3});
+  empty(waiters);
+}
+
+TEST_CASE("an element leaves a queue from the front, the middle and the end, and what is not in it does not") {
+  for (const std::size_t gone : {0u, 1u, 2u}) {
+    job_queue queue;
+    job jobs[] = {{1}, {2}, {3}};
+    job other{4};
+    for (job& each : jobs) queue.push(each);
+    CHECK_FALSE(queue.remove(other));
+    CHECK(queue.remove(jobs[gone]));
+    CHECK_FALSE(queue.remove(jobs[gone]));
+    queue.push(other);
+    std::vector<int> order;
+    while (!queue.empty()) order.push_back(queue.pop().number);
+    std::vector<int> expected{1, 2, 3, 4};
+    expected.erase(expected.begin() + static_cast<std::ptrdiff_t>(gone));
+    CHECK(order == expected);
+    CHECK_FALSE(queue.remove(other));
+    queue.push(other);
+    CHECK(queue.remove(other));
+    CHECK(queue.empty());
+  }
 }

@@ -32,7 +32,7 @@ struct functions {
     return function;
   }
   template <class T>
-  static T&& get(T&& result) {
+  static T get(T&& result) {
     return std::forward<T>(result);
   }
 };

@@ -24,6 +24,7 @@
 // See      coir/scope/timeout.hpp, nursery.hpp, shutdown.hpp; coir/fiber/op.hpp has the rules of ops
 #pragma once
 
+#include <coir/base/place.hpp>
 #include <coir/base/time.hpp>
 #include <coir/scope/inside.hpp>
 
@@ -108,9 +109,9 @@ class cancel_scope : private entered_region {
   void link(std::stop_token token);
 
   template <class Body>
-  auto run(Body&& body) {
+  auto run(Body&& body, place at = here::current()) {
     return priv::run_in<priv::scope_of_call>(*this, inside::rest::is_cancelled, ending(*this),
-                                             std::forward<Body>(body));
+                                             std::forward<Body>(body), at);
   }
 
  private:

@@ -48,7 +48,7 @@ class as_it_is {
   template <class T>
   using result = T;
   template <class T>
-  T end(maybe<T>&& got, entered_region&) {
+  T end(maybe<T>&& got) {
     return unwrap<T>(std::move(got));
   }
 };
@@ -59,7 +59,7 @@ class as_done {
   template <class>
   using result = bool;
   template <class T>
-  bool end(maybe<T>&& got, entered_region&) {
+  bool end(maybe<T>&& got) {
     return static_cast<bool>(got);
   }
 };
@@ -120,16 +120,16 @@ auto clean_on_stack(Body& body, Cleanup& cleanup, duration limit, place at) -> s
   if (!running_fiber().has_stack()) throw_no_stack();
   try {
     if constexpr (std::is_void_v<value>) {
-      run_on_stack<limited_region>(time_limit(coir::never), inside::rest::is_cancelled, as_it_is(), body);
+      run_on_stack<limited_region>(time_limit(coir::never), inside::rest::is_cancelled, as_it_is(), body, at);
       got = true;
     } else {
-      fill<value>(got, run_on_stack<limited_region>(time_limit(coir::never), inside::rest::is_cancelled, as_it_is(), body));
+      fill<value>(got, run_on_stack<limited_region>(time_limit(coir::never), inside::rest::is_cancelled, as_it_is(), body, at));
     }
   } catch (...) {
     both.body_threw();
   }
   try {
-    in_time = run_on_stack<shielded_region>(time_limit(limit), inside::rest::is_cancelled, as_done(), cleanup);
+    in_time = run_on_stack<shielded_region>(time_limit(limit), inside::rest::is_cancelled, as_done(), cleanup, at);
   } catch (...) {
     both.cleanup_threw();
   }

@@ -19,6 +19,7 @@
 
 #include <coir/base/config.hpp>
 #include <coir/base/error.hpp>
+#include <coir/base/place.hpp>
 #include <coir/fiber/await.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/fiber/region.hpp>
@@ -256,7 +257,7 @@ auto run_awaited(typename Holder::argument from, inside::rest rest, Ending endin
 }
 
 template <class Holder, class Ending, class Body>
-auto run_on_stack(typename Holder::argument from, inside::rest rest, Ending ending, Body& body) ->
+auto run_on_stack(typename Holder::argument from, inside::rest rest, Ending ending, Body& body, place at) ->
     typename Ending::template result<typename Holder::template result<Body>> {
   using value = typename Holder::template result<Body>;
   if (!running_fiber().has_stack()) throw_no_stack();
@@ -273,14 +274,16 @@ auto run_on_stack(typename Holder::argument from, inside::rest rest, Ending endi
   } catch (...) {
     steps.caught();
   }
-  while (steps.has_rest(rest)) await(region_end_op(holder.region()));
+  while (steps.has_rest(rest)) await(region_end_op(holder.region()), at);
   steps.leave();
   return ending.template end<value>(std::move(got));
 }
 
-// A task for a body that is awaited or makes a task; for a plain function, its result.
+// A task for a body that is awaited or makes a task; for a plain function, its result. `at` is where a function's
+// fiber waits for what is left inside; who awaits a task says that himself.
 template <class Holder, class Ending, class Body>
-decltype(auto) run_in(typename Holder::argument from, inside::rest rest, Ending ending, Body&& body) {
+decltype(auto) run_in(typename Holder::argument from, inside::rest rest, Ending ending, Body&& body,
+                      place at = here::current()) {
   using plain = std::remove_cvref_t<Body>;
   if constexpr (is_awaited<plain>) {
     static_assert(!is_task<plain>::value || !std::is_lvalue_reference_v<Body>, "a task runs once: write std::move(task)");
@@ -291,7 +294,7 @@ decltype(auto) run_in(typename Holder::argument from, inside::rest rest, Ending 
                   "function first: auto body = [...] {...}; and give it by that name");
     return run_awaited<Holder, Ending, plain>(from, rest, std::move(ending), std::forward<Body>(body));
   } else {
-    return run_on_stack<Holder>(from, rest, std::move(ending), body);
+    return run_on_stack<Holder>(from, rest, std::move(ending), body, at);
   }
 }
 

@@ -61,8 +61,9 @@ class nursery {
 
   // Runs the body in it, and waits for the children: maybe<T>, which is empty when cancel() cut it short.
   template <class Body>
-  auto run(Body&& body) {
-    return priv::run_in<priv::region_of_another>(region_, inside::rest::is_awaited, priv::as_maybe(), std::forward<Body>(body));
+  auto run(Body&& body, place at = here::current()) {
+    return priv::run_in<priv::region_of_another>(region_, inside::rest::is_awaited, priv::as_maybe(),
+                                                 std::forward<Body>(body), at);
   }
 
   void cancel() noexcept;
@@ -138,9 +139,9 @@ class as_value {
 // Runs `body(nursery)`, waits for all that was spawned there, and gives the body's result. Cut short by
 // nursery::cancel() it simply ends; where a result is due, with std::errc::operation_canceled.
 template <class Body>
-decltype(auto) with_nursery(Body&& body) {
+decltype(auto) with_nursery(Body&& body, place at = here::current()) {
   return priv::run_in<priv::nursery_of_call>({}, inside::rest::is_awaited, priv::as_value(),
-                                             std::forward<Body>(body));
+                                             std::forward<Body>(body), at);
 }
 
 }  // namespace coir

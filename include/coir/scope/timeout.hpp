@@ -111,11 +111,11 @@ class or_timed_out {
 };
 
 template <class Ending, class Body>
-decltype(auto) run_limited(time_limit limit, Ending ending, Body&& body) {
+decltype(auto) run_limited(time_limit limit, Ending ending, Body&& body, place at) {
   if constexpr (op<std::remove_cvref_t<Body>>) {
     return limited_op<std::remove_cvref_t<Body>, Ending>(limit, std::move(ending), std::forward<Body>(body));
   } else {
-    return run_in<limited_region>(limit, inside::rest::is_cancelled, std::move(ending), std::forward<Body>(body));
+    return run_in<limited_region>(limit, inside::rest::is_cancelled, std::move(ending), std::forward<Body>(body), at);
   }
 }
 
@@ -123,35 +123,36 @@ decltype(auto) run_limited(time_limit limit, Ending ending, Body&& body) {
 
 // The body's result, or nothing when `limit` was over first.
 template <class Rep, class Period, class Body>
-decltype(auto) move_on_after(std::chrono::duration<Rep, Period> limit, Body&& body) {
-  return priv::run_limited(time_limit(saturated(limit)), priv::as_maybe(), std::forward<Body>(body));
+decltype(auto) move_on_after(std::chrono::duration<Rep, Period> limit, Body&& body, place at = here::current()) {
+  return priv::run_limited(time_limit(saturated(limit)), priv::as_maybe(), std::forward<Body>(body), at);
 }
 template <class Body>
-decltype(auto) move_on_at(instant deadline, Body&& body) {
-  return priv::run_limited(time_limit(deadline), priv::as_maybe(), std::forward<Body>(body));
+decltype(auto) move_on_at(instant deadline, Body&& body, place at = here::current()) {
+  return priv::run_limited(time_limit(deadline), priv::as_maybe(), std::forward<Body>(body), at);
 }
 
 // The body's result; timed_out when `limit` was over first.
 template <class Rep, class Period, class Body>
 decltype(auto) fail_after(std::chrono::duration<Rep, Period> limit, Body&& body, place at = here::current()) {
-  return priv::run_limited(time_limit(saturated(limit)), priv::or_timed_out(at), std::forward<Body>(body));
+  return priv::run_limited(time_limit(saturated(limit)), priv::or_timed_out(at), std::forward<Body>(body), at);
 }
 template <class Body>
 decltype(auto) fail_at(instant deadline, Body&& body, place at = here::current()) {
-  return priv::run_limited(time_limit(deadline), priv::or_timed_out(at), std::forward<Body>(body));
+  return priv::run_limited(time_limit(deadline), priv::or_timed_out(at), std::forward<Body>(body), at);
 }
 // ... or this exception.
 template <class Rep, class Period, class Body, class Exception>
   requires(!std::is_convertible_v<Exception, place>)
-decltype(auto) fail_after(std::chrono::duration<Rep, Period> limit, Body&& body, Exception what) {
+decltype(auto) fail_after(std::chrono::duration<Rep, Period> limit, Body&& body, Exception what,
+                          place at = here::current()) {
   return priv::run_limited(time_limit(saturated(limit)), priv::or_throw<Exception>(std::move(what)),
-                           std::forward<Body>(body));
+                           std::forward<Body>(body), at);
 }
 template <class Body, class Exception>
   requires(!std::is_convertible_v<Exception, place>)
-decltype(auto) fail_at(instant deadline, Body&& body, Exception what) {
+decltype(auto) fail_at(instant deadline, Body&& body, Exception what, place at = here::current()) {
   return priv::run_limited(time_limit(deadline), priv::or_throw<Exception>(std::move(what)),
-                           std::forward<Body>(body));
+                           std::forward<Body>(body), at);
 }
 
 }  // namespace coir
