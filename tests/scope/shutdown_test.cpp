@@ -5,7 +5,9 @@
 
 #include <coir/coir.hpp>
 
+#include <algorithm>
 #include <chrono>
+#include <stdexcept>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -171,6 +173,26 @@ TEST_CASE("a shield keeps out the asking, until it is lifted") {
       }))));
     }))));
     CHECK(now() - begin == 1s);
+  });
+}
+
+TEST_CASE("a shield that goes up after the asking keeps out what comes of it") {
+  on_both([](auto s) {
+    coir::cancel_scope scope;
+    coir::cancel_scope guard;
+    coir::spawn([&] {
+      scope.cancel(1s);
+      guard.shield();
+    });
+    const coir::instant begin = now();
+    CHECK(s.get(scope.run(s.body([&] {
+      CHECK(s.get(guard.run(s.body([&] {
+        s.wait(coir::wait_shutting_down());
+        CHECK(coir::shutting_down());
+        s.wait(coir::sleep_for(5s));
+      }))));
+    }))));
+    CHECK(now() - begin == 5s);
   });
 }
 

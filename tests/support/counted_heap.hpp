@@ -20,6 +20,7 @@ inline struct {
   std::atomic<long> allocations = 0;  // ever made
   std::atomic<long> blocks = 0;       // alive
   std::atomic<long> bytes = 0;        // alive, as malloc counts: rounded up, and with its header
+  std::atomic<bool> exhausted = false;  // set by a test: there is no memory
 } heap;
 
 }  // namespace support
@@ -32,7 +33,10 @@ inline long cost_of(void* memory) {
   return static_cast<long>(::malloc_usable_size(memory) + sizeof(std::size_t));
 }
 inline void* counted(void* memory) {
-  if (memory == nullptr) throw std::bad_alloc();
+  if (memory == nullptr || heap.exhausted) {
+    std::free(memory);
+    throw std::bad_alloc();
+  }
   ++heap.allocations;
   ++heap.blocks;
   heap.bytes += cost_of(memory);

@@ -14,7 +14,7 @@
 // An op has no effect and throws, or it completes: what could not be stopped any more is delivered, and the
 // cancellation surfaces at the next suspend point.
 //
-// Shape    an object of about 150 bytes, control only: nothing is inside before run(), and run() works once.
+// Shape    an object of about 220 bytes, control only: nothing is inside before run(), and run() works once.
 // Order    fibers get it from the innermost region outwards, children in the order in which they were spawned.
 // Thread   one loop. Other threads have the token of link(); stop_token() gives others one to look at.
 // Cancel   a scope inside is cancelled too, unless it is shielded. A scope catches its own cancellation and no other.

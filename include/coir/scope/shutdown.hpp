@@ -11,7 +11,7 @@
 // Shape    a question, an op and a region, about the running fiber's innermost region.
 // Order    fibers that wait for it become ready in the order in which they were spawned.
 // Thread   one loop.
-// Cancel   wait_shutting_down() aborts at once. A shield keeps out the asking too.
+// Cancel   wait_shutting_down() aborts at once. A shield keeps out the asking too, unless that came before it.
 // Errors   none.
 // Cost     a flag; waiting allocates nothing. until_shutting_down: as a cancel_scope.
 // See      coir/scope/cancel_scope.hpp; coir/scope/signals.hpp, for a whole program
