@@ -113,9 +113,9 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
 }
 
 // The kernel tells again of what is ready, armed or not: an event of before would be a second one, and one that
-// disarms what is armed.
+// disarms what is armed. A oneshot one that has fired has none; one that went silent may have.
 void watch_set::forget_taken(const watcher& which) noexcept {
-  if (!which.oneshot_ || !which.armed_) return;
+  if (which.oneshot_ != which.armed_) return;
   for (std::size_t i = at_ + (steps_ != 0 ? 1 : 0); i < count_; ++i) {
     if (batch_[i].data.u64 == data_of(which)) batch_[i].data.u64 = wake_data;
   }

@@ -585,3 +585,24 @@ TEST_CASE("a hang-up that came while a oneshot one slept is told in the turn aft
   support::idle_turns(loop);
   CHECK(order == "oxo");
 }
+
+TEST_CASE("one that went silent and is armed again by one before it in the batch is told in the next turn") {
+  coir::loop loop;
+  line one, two;
+  int turns = 0;
+  one.in = loop.watch(one.fd(), watch_options{.read = [&] {
+                        if (++turns == 1) two.in->disable_read();
+                        if (turns == 2) two.in->rearm();
+                      }});
+  two.in = loop.watch(two.fd(), watch_options{.read = [] { FAIL("disabled"); }});
+  put(one.ends[1], "x");
+  two.ends[1].reset();
+  loop.run_once();
+  CHECK(loop.stats().watchers.unheard == 1);
+  loop.run_once();
+  CHECK(two.in->listens());
+  CHECK(loop.stats().watchers.unheard == 1);
+  loop.run_once();
+  CHECK_FALSE(two.in->listens());
+  CHECK(loop.stats().watchers.unheard == 2);
+}
