@@ -89,6 +89,8 @@ bool fiber_home::begin_again(fiber_base& which) noexcept {
   }
   // As at an end: destructors may look at the current fiber, and what they spawn is awaited before it begins.
   which.body_kind().again(which);
+  // Destructors may have cancelled it for good.
+  if ((which.control_ & fiber_base::restarting) == 0) return false;
   if (which.has_value()) {
     if (which.body_kind().destroy != nullptr) which.body_kind().destroy(which);
     which.mark_value(false);
@@ -120,7 +122,8 @@ bool fiber_base::interject(callback<> visit) {
     home_->visited_.push_back(this);
     mine.to_be_visited = true;
     hold();
-    home_->break_turn_off();
+    // What visits interject is for the next turn: it might go on for ever.
+    if (!home_->visiting_) home_->break_turn_off();
   }
   mine.visits.push_back(std::move(visit));
   control_ |= with_visits;
@@ -159,12 +162,14 @@ void fiber_base::drop_visits() noexcept {
 
 void fiber_home::visit_fibers() noexcept {
   const std::vector<fiber_base*> due = std::exchange(visited_, {});
+  visiting_ = true;
   for (fiber_base* each : due) {
     each->control()->to_be_visited = false;
     const bool stands = each->phase_ == fiber_base::phase::waiting || each->phase_ == fiber_base::phase::active;
     if (stands && (each->control_ & fiber_base::with_visits) != 0) each->run_visits();
     each->release();
   }
+  visiting_ = false;
 }
 
 void fiber_base::meet_interruption() {
@@ -199,7 +204,7 @@ bool fiber_base::move_to(region& where) {
     for (const region* each = &where; each != nullptr; each = each->parent()) {
       if (each == &body()) throw_misuse("a fiber was moved into itself, or into what it has spawned");
     }
-    if (where.is_body() && !owner->has_body()) throw_misuse("a fiber was moved into one that is ending");
+    if (where.is_body() && owner->phase_ >= phase::over) throw_misuse("a fiber was moved into one that is ending");
   }
   fiber_base* const former = from.fiber();
   from.remove(*this);

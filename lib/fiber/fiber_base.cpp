@@ -139,8 +139,8 @@ void join_base::throw_no_result() const {
     case fiber_outcome::cancelled:
       throw_error(ECANCELED, fmt::format("joining fiber {}{}{}, which was cancelled", whom.id(),
                                          whom.name().empty() ? "" : " ", whom.name()));
-    case fiber_outcome::returned:
-    case fiber_outcome::none: break;
+    case fiber_outcome::none: throw_misuse("the result of a fiber was wanted that has not ended: it was moved away");
+    case fiber_outcome::returned: break;
   }
   throw_misuse("the result of a fiber was taken before");
 }

@@ -17,7 +17,9 @@ class priv::watch : public priv::watched_fiber, public priv::watch_of_monitor {
 };
 
 monitor::~monitor() {
-  COIR_ASSERT(waiting_.empty(), "a monitor was destroyed while a fiber waited for a death");
+  // Often a local of a body whose children wait here: they wait until they are cancelled.
+  while (!waiting_.empty()) waiting_.pop_front().of_ = nullptr;
+  while (!handed_.empty()) handed_.pop_front().of_ = nullptr;
   while (!alive_.empty()) end(static_cast<priv::watch&>(alive_.front()));
   while (!dead_.empty()) end(static_cast<priv::watch&>(dead_.front()));
 }
@@ -79,10 +81,15 @@ void monitor::died(priv::watch& which) noexcept {
   if (waiting_.empty()) {
     dead_.push_back(which);
   } else {
-    death_op& first = waiting_.pop_front();
-    first.got_ = &which;
-    first.told_->done();
+    hand_over(which);
   }
+}
+
+void monitor::hand_over(priv::watch& which) noexcept {
+  death_op& first = waiting_.pop_front();
+  handed_.push_back(first);
+  first.got_ = &which;
+  first.told_->done();
 }
 
 handle_base monitor::end(priv::watch& which) noexcept {
@@ -101,6 +108,7 @@ bool death_op::start(waiter& told) noexcept {
     return true;
   }
   got_ = static_cast<priv::watch*>(&of_->dead_.pop_front());
+  of_->handed_.push_back(*this);
   return false;
 }
 
@@ -112,24 +120,32 @@ abort_answer death_op::abort() noexcept {
 }
 
 handle_base death_op::take() noexcept {
-  --of_->stats_.untold;
-  ++of_->stats_.told;
-  return of_->end(*std::exchange(got_, nullptr));
+  unlink();
+  if (of_ != nullptr) {
+    --of_->stats_.untold;
+    ++of_->stats_.told;
+  }
+  return monitor::end(*std::exchange(got_, nullptr));
 }
 
 // Nobody took it: it is the first that the next one is told.
 void death_op::give_back() noexcept {
-  if (of_->waiting_.empty()) {
+  unlink();
+  if (of_ == nullptr) {
+    monitor::end(*got_);
+  } else if (of_->waiting_.empty()) {
     of_->dead_.push_front(*got_);
-    return;
+  } else {
+    of_->hand_over(*got_);
   }
-  death_op& first = of_->waiting_.pop_front();
-  first.got_ = got_;
-  first.told_->done();
 }
 
 void death_op::describe(std::string& text) const {
-  text += fmt::format(" among {} fibers", of_->stats_.watched);
+  if (of_ == nullptr) {
+    text += " from a monitor that is gone";
+  } else {
+    text += fmt::format(" among {} fibers", of_->stats_.watched);
+  }
 }
 
 }  // namespace coir

@@ -82,10 +82,10 @@ void entered_region::set_limit(bool relative, duration from_parking, instant at)
     } else {
       // Its fiber is parked, or the timer was armed when it was.
       if (std::exchange(relative, false)) at = after(on.time(), from_parking);
-      if (at == never) {
+      if (const instant end = std::min(at, grace_end_); end == never) {
         on.disarm(*this);
       } else {
-        on.arm(*this, at);  // may throw; nothing has changed before
+        on.arm(*this, end);  // may throw; nothing has changed before
       }
     }
   }
@@ -96,9 +96,13 @@ void entered_region::set_limit(bool relative, duration from_parking, instant at)
 
 void entered_region::arm(instant now) {
   const instant at = relative_ ? std::min(deadline_, after(now, limit_)) : deadline_;
-  if (at != never) fiber_->home().on().arm(*this, at);
+  const instant grace_end =
+      grace_ == duration::max() ? grace_end_ : std::min(grace_end_, after(now, grace_));
+  if (const instant end = std::min(at, grace_end); end != never) fiber_->home().on().arm(*this, end);
   deadline_ = at;
   relative_ = false;
+  grace_end_ = grace_end;
+  grace_ = duration::max();
 }
 
 void entered_region::expire(timer_node& mine) {
@@ -115,11 +119,10 @@ void entered_region::cancel_after(duration grace) {
   }
   if (fiber_ == nullptr) {
     // The grace counts from when there is somebody to whom it is given.
-    if (!relative_ || grace < limit_) limit_ = grace;
-    relative_ = limit_ != duration::max();
-  } else if (const instant end = after(fiber_->home().on().time(), grace); end < deadline_) {
-    fiber_->home().on().arm(*this, end);  // may throw; nothing has changed before
-    deadline_ = end;
+    grace_ = std::min(grace_, grace);
+  } else if (const instant end = after(fiber_->home().on().time(), grace); end < grace_end_) {
+    if (end < deadline_) fiber_->home().on().arm(*this, end);  // may throw; nothing has changed before
+    grace_end_ = end;
   }
   shut_down();
 }
@@ -152,7 +155,7 @@ void entered_region::lose_child() noexcept {
 
 void entered_region::queue_hook(flag what, hooks& due) noexcept {
   if (what == is_cancelled) {
-    if (cancelled()) return;
+    if (cancelled() || resting_) return;
     only_rest_ = false;
   } else if (shutting_down()) {
     return;
@@ -166,10 +169,9 @@ void entered_region::queue_hook(flag what, hooks& due) noexcept {
 
 void entered_region::cancel_rest() noexcept {
   if (region::cancelled()) return;
-  const told_hook hook = std::exchange(on_told_, nullptr);
+  only_rest_ = resting_ = true;
   spread(is_cancelled);
-  on_told_ = hook;
-  only_rest_ = true;
+  resting_ = false;
 }
 
 void entered_region::fail(std::exception_ptr why) noexcept {
@@ -250,7 +252,8 @@ void fiber_base::arm_limits() noexcept {
   entered_region* first = nullptr;
   for (region* each = &innermost_region(); !each->is_body(); each = each->parent_) {
     auto& mine = static_cast<entered_region&>(*each);
-    if (mine.expired_ || (!mine.relative_ && (mine.armed() || mine.deadline_ == never))) continue;
+    const bool counts = !mine.relative_ && mine.grace_ == duration::max();
+    if (mine.expired_ || !mine.has_limit() || (counts && mine.armed())) continue;
     mine.next_unarmed_ = std::exchange(first, &mine);
   }
   if (first == nullptr) return;

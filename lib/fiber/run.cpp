@@ -122,7 +122,9 @@ void runner::run_until_dead(const handle_base& whom) {
     report = fmt::format("deadlock: {} fibers wait and nothing can wake them\n{}",
                          fibers_.home().alive(), describe(fibers_.home()));
     fibers_.home().end_parking();
+    // All of them: main may wait, behind a shield, for one that is not its child.
     whom.cancel();
+    fibers_.home().root().cancel();
   }
   if (!report.empty()) throw deadlock(report);
 }

@@ -270,18 +270,19 @@ void fiber_home::end(fiber_base& which) noexcept {
                static_cast<std::uint64_t>(which.outcome_) - 1);
   }
 
+  // From here on nobody's children can be spawned: who is told, and the failure handler, are no part of the fiber.
   bool handled = which.joiners_ != nullptr;
-  for (join_base* next = std::exchange(which.joiners_, nullptr); next != nullptr;) {
-    join_base& told = *next;
-    next = std::exchange(told.next_, nullptr);
-    told.previous_ = nullptr;
-    told.told_->done();
+  // One by one: whoever is told may make others give up.
+  current_fiber = nullptr;
+  while (join_base* const told = which.joiners_) {
+    which.joiners_ = std::exchange(told->next_, nullptr);
+    join_base* const youngest = std::exchange(told->previous_, nullptr);
+    if (which.joiners_ != nullptr) which.joiners_->previous_ = youngest;
+    told->told_->done();
   }
   if (which.control_ != 0 || which.control() != nullptr) [[unlikely]]
     handled |= end_control(which);
 
-  // From here on nobody's children can be spawned: the failure handler is no part of the fiber.
-  current_fiber = nullptr;
   region& where = *which.region::parent();
   where.remove(which);
   if (which.outcome_ == fiber_outcome::failed && !handled) [[unlikely]]

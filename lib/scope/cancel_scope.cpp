@@ -52,6 +52,11 @@ void cancel_scope::cancel() noexcept {
   if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
 }
 
+void cancel_scope::shield(bool on) noexcept {
+  set_shield(on);
+  if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
+}
+
 void cancel_scope::cancel_in(duration grace) {
   cancel_after(grace);
   if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
@@ -82,8 +87,9 @@ void cancel_scope::make_link(const std::stop_token& token) {
   if (token.stop_requested()) {
     cancel();
   } else if (token.stop_possible()) {
+    fiber_home& home = (entered() ? *fiber() : running_fiber()).home();
     if (self_ == nullptr) self_ = std::make_shared<cancel_scope*>(this);
-    links_.push_back(std::make_unique<stop_link>(token, running_fiber().home().on(), self_));
+    links_.push_back(std::make_unique<stop_link>(token, home.on(), self_));
   }
 }
 

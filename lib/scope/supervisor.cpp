@@ -174,6 +174,8 @@ void supervisor::crew::restart(supervised& which) noexcept {
   if (which.present()) {
     if (which.next != supervised::then::with_all) which.next = supervised::then::start;
     which.stop(hurry_);
+  } else if (phase_ == phase::fresh) {
+    which.settle(child_state::waiting);
   } else {
     which.start_soon();
   }
@@ -250,9 +252,9 @@ task<> supervisor::crew::run() {
   if (phase_ != phase::fresh) throw_misuse("a supervisor was run a second time");
   self_ = &running_fiber();
   phase_ = phase::going;
-  auto shielded = priv::run_in<priv::region_of_another>(region_, inside::rest::is_awaited, priv::as_maybe(),
-                                                        serve());
   try {
+    auto shielded = priv::run_in<priv::region_of_another>(region_, inside::rest::is_awaited, priv::as_maybe(),
+                                                          serve());
     co_await priv::run_in<priv::region_of_another>(outer_, inside::rest::is_cancelled, priv::as_maybe(),
                                                    std::move(shielded));
   } catch (...) {
@@ -288,7 +290,9 @@ task<> supervisor::crew::look_after() {
   if (!seeded_) {
     random_.seed(static_cast<std::uint32_t>(self_->home().on().time().time_since_epoch().count()));
   }
-  for (supervised& each : children_) each.start_soon();
+  for (supervised& each : children_) {
+    if (each.state == child_state::waiting) each.start_soon();
+  }
   while (!end_wanted_) {
     // A group is started when all has been said about the ends of its members.
     const bool may_start = options_.strategy_ == one_for_one || !inbox_.has_ends();

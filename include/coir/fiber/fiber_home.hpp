@@ -99,7 +99,7 @@ class fiber_home final : public ready_hook {
   // What the awaiters stand on.
   std::uint32_t turn_ms() const noexcept { return turn_ms_; }
   // Counts down by one for each fiber that is switched to in a turn.
-  std::uint32_t turn_left() const noexcept { return turn_left_; }
+  std::uint32_t turn_left() const noexcept { return turn_left_ + turn_put_by_; }
   // An op finished at once: has the running fiber had its share?
   bool share_is_used() noexcept { return --share_left_ == 0; }
   // What the coroutine that has just ended threw, on its way to the one that awaits it. Nothing else runs
@@ -214,6 +214,7 @@ class fiber_home final : public ready_hook {
   std::uint32_t parked_ = 0;       // so many fibers are
   std::uint32_t hastened_ = 0;     // so many are to be woken ahead of others
   queue<fiber_base, &fiber_base::next_> held_back_;  // ready but parked
+  bool visiting_ = false;
   std::vector<fiber_base*> visited_;  // waiting, and a function was interjected; each is held
   region root_;
 

@@ -98,12 +98,14 @@ class monitor {
   static bool tell(fiber_control& whose) noexcept;
   priv::watch* find(const handle_base& whom) const noexcept;
   void died(priv::watch& which) noexcept;
-  handle_base end(priv::watch& which) noexcept;
+  void hand_over(priv::watch& which) noexcept;
+  static handle_base end(priv::watch& which) noexcept;
 
   fiber_home* home_ = nullptr;  // of the first fiber it watched
   list<priv::watch_of_monitor> alive_;
   list<priv::watch_of_monitor> dead_;
   list<death_op> waiting_;
+  list<death_op> handed_;  // were told of a death, and have not taken it
   monitor_stats stats_;
 };
 

@@ -185,6 +185,11 @@ class [[nodiscard("co_await it, or coir::await(it)")]] result_op {
   {
     return what_.cancellation();
   }
+  void shutting_down()
+    requires requires(Op& what) { what.shutting_down(); }
+  {
+    what_.shutting_down();
+  }
 
   auto take() {
     if constexpr (requires { what_.take_result(); }) {

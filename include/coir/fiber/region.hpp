@@ -23,6 +23,7 @@
 #include <coir/loop/timer_heap.hpp>
 #include <coir/loop/waiter.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <utility>
@@ -114,7 +115,7 @@ class entered_region : public region, private timer_node {
   void limit(duration from_parking) { set_limit(from_parking != duration::max(), from_parking, never); }
   void deadline(instant at) { set_limit(false, {}, at); }
   // `never` while there is none, or while it is not known yet.
-  instant deadline() const noexcept { return deadline_; }
+  instant deadline() const noexcept { return std::min(deadline_, grace_end_); }
   // It was cancelled by its deadline.
   bool expired() const noexcept { return expired_; }
 
@@ -169,7 +170,9 @@ class entered_region : public region, private timer_node {
 
   static void expire(timer_node& mine);
   bool is_over() const noexcept { return was_entered_ && fiber_ == nullptr; }
-  bool has_limit() const noexcept { return relative_ || deadline_ != never; }
+  bool has_limit() const noexcept {
+    return relative_ || deadline_ != never || grace_ != duration::max() || grace_end_ != never;
+  }
   void enter_marked() noexcept;
   void set_limit(bool relative, duration from_parking, instant at);
   void arm(instant now);
@@ -185,6 +188,7 @@ class entered_region : public region, private timer_node {
   bool lost_child_ = false;
   bool needs_all_ = false;
   bool only_rest_ = false;
+  bool resting_ = false;  // cancel_rest() is at it
   bool queued_ = false;  // its hook is due
   // There is a limit which does not count yet. It becomes the deadline, unless that is sooner.
   bool relative_ = false;
@@ -192,6 +196,9 @@ class entered_region : public region, private timer_node {
   std::uint8_t in_flight_ = 0;
   instant deadline_ = never;
   duration limit_{};
+  // What cancel_after() gave, which a deadline that is moved does not take back: counted from parking, then its end.
+  duration grace_ = duration::max();
+  instant grace_end_ = never;
   fiber_base* fiber_ = nullptr;
   waiter* told_ = nullptr;
   told_hook on_told_ = nullptr;

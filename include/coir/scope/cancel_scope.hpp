@@ -14,7 +14,7 @@
 // An op has no effect and throws, or it completes: what could not be stopped any more is delivered, and the
 // cancellation surfaces at the next suspend point.
 //
-// Shape    an object of about 220 bytes, control only: nothing is inside before run(), and run() works once.
+// Shape    an object of 232 bytes, control only: nothing is inside before run(), and run() works once.
 // Order    fibers get it from the innermost region outwards, children in the order in which they were spawned.
 // Thread   one loop. Other threads have the token of link(); stop_token() gives others one to look at.
 // Cancel   a scope inside is cancelled too, unless it is shielded. A scope catches its own cancellation and no other.
@@ -92,7 +92,7 @@ class cancel_scope : private entered_region {
   }
 
   // What is around it cannot cancel it: give it a limit. Lifted, the scope is what is around it is.
-  void shield(bool on = true) noexcept { set_shield(on); }
+  void shield(bool on = true) noexcept;
   using entered_region::shielded;
 
   // It was cancelled, by whatever: cancel(), its deadline, a failure inside, or something around it.

@@ -87,6 +87,9 @@ auto clean_awaited(Body body, Cleanup cleanup, duration limit, place at) -> task
   two_endings both(at);
   maybe<value> got{};
   bool in_time = true;
+  // Made before the body runs: afterwards there might be no memory for it.
+  auto second = run_awaited<shielded_region, as_done, Cleanup>(time_limit(limit), inside::rest::is_cancelled,
+                                                               as_done(), std::move(cleanup));
   try {
     auto first = run_awaited<limited_region, as_it_is, Body>(time_limit(coir::never), inside::rest::is_cancelled,
                                                              as_it_is(), std::move(body));
@@ -100,8 +103,6 @@ auto clean_awaited(Body body, Cleanup cleanup, duration limit, place at) -> task
     both.body_threw();
   }
   try {
-    auto second = run_awaited<shielded_region, as_done, Cleanup>(time_limit(limit), inside::rest::is_cancelled,
-                                                                 as_done(), std::move(cleanup));
     in_time = co_await std::move(second);
   } catch (...) {
     both.cleanup_threw();

@@ -175,6 +175,12 @@ class race {
   class entry : public waiter {
    public:
     entry() noexcept : waiter(kind) {}
+    // Movable until it has entered.
+    entry(entry&&) noexcept : waiter(kind) {}
+    // A fiber that was moved away may live on.
+    ~entry() {
+      if (end_) static_cast<void>(end_->abort());
+    }
     void enter(race& which, std::size_t index, const handle_base& who);
 
    private:
