@@ -358,6 +358,8 @@ void fiber_home::close() noexcept {
   end_parking();
   root_.cancel();
   while (!root_.empty()) loop_->run_once(duration(-1));
+  // Visits to fibers that died before them.
+  visit_fibers();
   loop_->install(static_cast<ready_hook*>(nullptr));
   stacks_.reset();
   closed_ = true;

@@ -17,9 +17,7 @@ TEST_CASE("a child that does not say in time that it lives is cancelled, and cou
   on_both([](auto surface) {
     actor a("a", {{1h, returns}, {5s, returns}});
     std::string told;
-    supervisor* those = nullptr;
     surface.supervise({}, [&](supervisor& s) {
-      those = &s;
       s.on_event([&](const child_event& e) {
         if (!e.failed()) return;
         CHECK(s.stats().hangs == 1);
@@ -146,9 +144,7 @@ TEST_CASE("a child that is being stopped need not say that it lives") {
   on_both([](auto surface) {
     actor a("a");
     a.listens(1min);
-    supervisor* those = nullptr;
     auto all = surface.spawn({}, [&](supervisor& s) {
-      those = &s;
       surface.add(s, a, child_options().heartbeat(10s).shutdown(1h));
     });
     coir::await(coir::sleep_for(1s));
