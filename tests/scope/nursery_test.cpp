@@ -518,7 +518,10 @@ TEST_CASE("a nursery knows its children, and a deadlock report lists them below 
   }
   INFO(report);
   CHECK(report.find("3 fibers") != std::string::npos);
-  CHECK(report.find("main: waiting in the end of a region at ../../tests/scope/nursery_test.cpp") != std::string::npos);
+  const auto owner = report.find("main: waiting in the end of a region at ");
+  const auto where = report.find("tests/scope/nursery_test.cpp", owner);  // the path to it depends on the build directory
+  CHECK(owner != std::string::npos);
+  CHECK(where < report.find('\n', owner));
   const auto first = report.find("first-of-two: waiting in sleep");
   const auto second = report.find("second-of-two: waiting in sleep");
   CHECK(first != std::string::npos);
