@@ -62,6 +62,14 @@ void loop_registry::remove(loop& gone) noexcept {
   std::erase(all().loops, &gone);
 }
 
+unsigned loop_registry::number_of(const loop* which) noexcept {
+  const std::lock_guard held(all().lock);
+  const auto found = std::find(all().loops.begin(), all().loops.end(), which);
+  return found == all().loops.end() ? 0 : which->number();
+}
+
+unsigned loop::number_of_living(const loop* which) noexcept { return loop_registry::number_of(which); }
+
 void loop_registry::visit(loop* which, std::uint16_t number, loop_link::work visiting,
                           void* what) noexcept {
   std::unique_lock held(all().lock);

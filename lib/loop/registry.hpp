@@ -13,6 +13,8 @@ class loop_registry {
   // Also gives the loop its number. Throws nothing but std::bad_alloc.
   static void add(loop& made);
   static void remove(loop& gone) noexcept;
+  // 0: there is none at this address.
+  static unsigned number_of(const loop* which) noexcept;
   // loop_link::visit() from elsewhere than the running loop that had this number.
   static void visit(loop* which, std::uint16_t number, loop_link::work visiting, void* what) noexcept;
 

@@ -296,6 +296,9 @@ class loop {
   std::string describe() const { return backend_->describe(); }
   backend_kind kind() const noexcept { return kind_; }
 
+  // The number of a loop of this process; 0: it is gone. Any thread.
+  static unsigned number_of_living(const loop* which) noexcept;
+
   // The calling thread is the one that runs this loop, or nobody has run it yet.
   bool is_own_thread() const noexcept {
     return owner_ == std::thread::id() || owner_ == std::this_thread::get_id();
