@@ -181,7 +181,7 @@ loop::~loop() {
   // What one of them held may have held, or makes, another.
   while (!registrations_.empty()) registrations_.front().cancel();
   loop_registry::remove(*this);
-  while (posts_ != nullptr) delete std::exchange(posts_, posts_->next_);
+  while (posts_ != nullptr) delete std::exchange(posts_, inbox::behind(*posts_));
   // In a child process the hold, if there is one, is that of loops of its own.
   if (usable() && owner_ == std::this_thread::get_id()) let_sigpipe_go();
 }
@@ -362,7 +362,8 @@ std::size_t loop::run_posts() {
   // What is posted meanwhile waits for the next turn. A post that throws has been run; those behind it
   // stay in posts_.
   while (posts_ != nullptr) {
-    const std::unique_ptr<post_node> first(std::exchange(posts_, posts_->next_));
+    const std::unique_ptr<post_node> first(posts_);
+    posts_ = inbox::behind(*first);
     ++count;
     ++stats_.posts;
     first->run();

@@ -24,7 +24,7 @@ inbox::~inbox() {
 
 // A value of head_ that no node can have.
 post_node* inbox::asleep() const noexcept {
-  return reinterpret_cast<post_node*>(const_cast<std::atomic<post_node*>*>(&head_));
+  return reinterpret_cast<post_node*>(const_cast<atomic<post_node*>*>(&head_));
 }
 
 void inbox::push(post_node& node) noexcept {

@@ -21,7 +21,7 @@ namespace {
 
 // 0: nobody; else the number of a loop, and this bit. The kernel has 64 numbers, from 1 on.
 constexpr std::uint32_t taken = 1U << 16;
-constinit std::array<std::atomic<std::uint32_t>, 64> owners{};
+constinit std::array<atomic<std::uint32_t>, 64> owners{};
 
 // Why there is no waiting for it; null: there is.
 const char* why_refused(int number) noexcept {

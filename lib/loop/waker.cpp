@@ -1,5 +1,6 @@
 #include <coir/loop/waker.hpp>
 
+#include <coir/base/atomic.hpp>
 #include <coir/base/error.hpp>
 #include <coir/base/fd.hpp>
 #include <coir/loop/loop.hpp>
@@ -10,7 +11,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <limits>
 #include <stdexcept>
@@ -48,7 +48,7 @@ class waker_counter {
 
  private:
   const unique_fd fd_;
-  std::atomic<bool> open_ = true;
+  atomic<bool> open_ = true;
 };
 
 namespace {

@@ -11,9 +11,8 @@
 // See      coir/loop/loop.hpp; lib/loop/NOTE.md
 #pragma once
 
+#include <coir/base/atomic.hpp>
 #include <coir/base/fd.hpp>
-
-#include <atomic>
 
 namespace coir {
 
@@ -25,7 +24,6 @@ class post_node {
 
  private:
   friend class inbox;
-  friend class loop;
   post_node* next_ = nullptr;
 };
 
@@ -45,6 +43,8 @@ class inbox {
   void awake() noexcept;
   // All posts so far, oldest first, as a chain.
   post_node* take() noexcept;
+  // What stands behind it in that chain; null: nothing.
+  static post_node* behind(const post_node& taken) noexcept { return taken.next_; }
   bool empty() const noexcept;
   bool stop_requested() const noexcept { return stop_.load(std::memory_order_acquire); }
   void clear_stop() noexcept { stop_.store(false, std::memory_order_relaxed); }
@@ -59,8 +59,8 @@ class inbox {
   post_node* asleep() const noexcept;
   void ring() noexcept;
 
-  std::atomic<post_node*> head_{nullptr};
-  std::atomic<bool> stop_{false};
+  atomic<post_node*> head_{nullptr};
+  atomic<bool> stop_{false};
   unique_fd fd_;
 };
 

@@ -15,10 +15,10 @@
 // See      lib/trace/NOTE.md
 #pragma once
 
+#include <coir/base/atomic.hpp>
 #include <coir/base/place.hpp>
 #include <coir/base/time.hpp>
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -65,7 +65,7 @@ class control {
   std::uint16_t loop = 0;
 
  private:
-  std::atomic<std::uint32_t> mask_{0};
+  atomic<std::uint32_t> mask_{0};
 };
 
 // Writes one record into the caller's ring.
