@@ -11,7 +11,8 @@ std::error_code request_op_base::code() const noexcept {
   return error_of(outcome() == -ECANCELED ? EBADF : -outcome());
 }
 
-void request_op_base::throw_failure() const {
+void request_op_base::throw_outcome() const {
+  if (was_withdrawn()) throw cancelled();
   std::string text = name_of(what_.kind);
   describe(text);
   if (outcome() == -ECANCELED) text += ", which was closed meanwhile";

@@ -64,8 +64,8 @@ chunk_pool& backend::chunks() {
 
 // On no descriptor, on a number not seen before, or when one is being closed.
 bool backend::begin_otherwise(request& what) {
-  // A path has no descriptor yet; what is said of number 0 here is not used.
-  if (what.kind == request_kind::open) return do_start(what, descriptors_[0]);
+  // A path has no descriptor yet.
+  if (what.kind == request_kind::open) return do_start(what, apart_);
   if (what.fd < 0 || descriptors_[what.fd].closing) {
     what.result = -EBADF;
     return false;
@@ -82,7 +82,8 @@ bool backend::start(request& what) {
     return false;
   }
   ++stats_.submitted;
-  if (trace_.on(trace::point::submit) || trace_.on(trace::point::complete)) [[unlikely]]
+  constexpr std::uint32_t traced = trace::bit(trace::point::submit) | trace::bit(trace::point::complete);
+  if ((trace_.mask() & traced) != 0) [[unlikely]]
     return begin_traced(what);
   return begin(what);
 }
@@ -100,7 +101,7 @@ abort_answer backend::withdraw(request& what) noexcept {
   COIR_ASSERT(what.armed_, "a request was withdrawn that is not in flight");
   // A closing that has begun is not stopped: half of it is already done.
   if (what.kind == request_kind::close) return abort_answer::later;
-  return do_withdraw(what, descriptors_[what.fd < 0 ? 0 : what.fd]);
+  return do_withdraw(what, what.fd < 0 ? apart_ : descriptors_[what.fd]);
 }
 
 void backend::adopt(int fd) {
@@ -110,15 +111,11 @@ void backend::adopt(int fd) {
   state.begin_life(true);
 }
 
-void backend::complete(request& what, int result) noexcept {
-  count_completed(what, result);
-  what.result = result;
+void backend::complete_held_up(request& what, int result) noexcept {
   const int fd = what.fd;
-  const bool held_up = what.held_up_;
-  leave(what);
-  if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
-  if (held_up) [[unlikely]]
-    go_on_closing(fd);
+  what.held_up_ = false;
+  complete(what, result);
+  go_on_closing(fd);
 }
 
 void backend::go_on_closing(int fd) noexcept {
@@ -155,7 +152,7 @@ void backend::disinherit(descriptor_state& state) noexcept {
   state.requests.for_each([&](request& what) {
     if (do_withdraw(what, state) == abort_answer::later) {
       what.unlink();
-      apart_.push_back(what);
+      apart_.requests.push_back(what);
     } else {
       what.result = -EBADF;
       count_completed(what, what.result);
@@ -177,7 +174,7 @@ bool backend::start_close(request& what) {
   withdraw_all(state);
   if (state.requests.empty()) return !finish_close(what.fd, state, &what);
   state.closer = &what;
-  arm(what, state);
+  arm(what, apart_);
   return true;
 }
 
@@ -200,7 +197,7 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
     if (closer != nullptr) {
       if (closer->armed_) leave(*closer);
       try {
-        const bool in_flight = do_start(*closer, state);
+        const bool in_flight = do_start(*closer, apart_);
         if (!in_flight) delete detached;
         return !in_flight;
       } catch (const std::bad_alloc&) {
@@ -234,7 +231,7 @@ void backend::let_go() noexcept {
     state.lingers = false;
     if (state.closing) go_on_closing(fd);
   });
-  apart_.for_each(tell);
+  apart_.requests.for_each(tell);
 }
 
 }  // namespace coir

@@ -73,11 +73,18 @@ class epoll_backend final : public backend {
   [[gnu::noinline]] bool take_chunk(request& what) noexcept;
   [[gnu::noinline]] void serve_later(int fd, descriptor_state& state) noexcept;
   std::size_t serve_unfinished(int first) noexcept;
+  template <bool Plain>
   int attempt(const request_row& row, request& what, descriptor_state& state) noexcept;
+  template <bool Plain>
+  bool start_as(const request_row& row, request& what, descriptor_state& state);
+  [[gnu::noinline]] bool start_special(request& what, descriptor_state& state) {
+    return start_as<false>(row_of(what.kind), what, state);
+  }
   bool waits_ahead(const descriptor_state& state, bool for_input) const noexcept;
   // In the middle of a wait nothing may throw: the edges not yet looked at would be lost.
   void serve(int fd, descriptor_state& state) noexcept;
-  bool serve_one(request& what, descriptor_state& state) noexcept;
+  [[gnu::noinline]] void serve_special(request& what, descriptor_state& state, bool& input,
+                                       bool& output) noexcept;
   bool serve_multishot(request& what, descriptor_state& state) noexcept;
   void unwatch_foreign(int fd, descriptor_state& state) noexcept;
   int rebuild() noexcept;
@@ -113,9 +120,15 @@ int refusal(const request& what) noexcept {
   return what.kind == request_kind::accept_multi && listens == 0 ? EINVAL : 0;
 }
 
+// Waits for one direction, in line, and has one result: what nearly all requests are. The functions on their way
+// exist twice, so that one test here is all that the others cost.
+bool is_plain(const request& what, const request_row& row) noexcept {
+  return row.plain() && (what.flags & from_elsewhere) == 0;
+}
+
+template <bool Plain = false>
 bool for_input(const request& what, const request_row& row) noexcept {
-  if (what.kind == request_kind::poll) [[unlikely]]
-    return (what.flags & POLLOUT) == 0;
+  if (!Plain && what.kind == request_kind::poll) return (what.flags & POLLOUT) == 0;
   return (row.readiness & POLLIN) != 0;
 }
 bool for_input(const request& what) noexcept { return for_input(what, row_of(what.kind)); }
@@ -214,23 +227,18 @@ void epoll_backend::unwatch_foreign(int fd, descriptor_state& state) noexcept {
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr) < 0) ++state.generation;
 }
 
+template <bool Plain>
 [[gnu::always_inline]] inline int epoll_backend::attempt(const request_row& row, request& what,
                                                          descriptor_state& state) noexcept {
-  const bool into_chunk = what.kind == request_kind::recv_multi;
-  if (into_chunk && !take_chunk(what)) [[unlikely]]
-    return -ENOBUFS;
   int result = 0;
   do {
     result = coir::attempt(row, what);
   } while (result == -EINTR);
-  if (into_chunk && result <= 0) [[unlikely]]
-    chunks_->give_back(chunk_of(what));
-
   // All was given or taken, which says nothing of what is left. Mostly so when writing.
   if (result == static_cast<int>(what.length)) return result;
-  bool& ready = for_input(what, row) ? state.readable : state.writable;
+  bool& ready = for_input<Plain>(what, row) ? state.readable : state.writable;
   if (result == -EAGAIN) {
-    if (asks_direction(what)) ready = false;
+    if (Plain || asks_direction(what)) ready = false;
   } else if (row.stream && state.plain_tcp && !state.ended && result > 0 &&
              (what.flags & looks_only) == 0) {
     // It gave or took less than asked, so it has no more for now: the next edge says when. A hang-up
@@ -251,24 +259,29 @@ bool epoll_backend::waits_ahead(const descriptor_state& state, bool input) const
 
 bool epoll_backend::do_start(request& what, descriptor_state& state) {
   const request_row& row = row_of(what.kind);
-  if (may_block(what, row)) [[unlikely]]
-    return start_blocking(what, state);
-  const bool input = for_input(what, row);
+  return is_plain(what, row) ? start_as<true>(row, what, state) : start_special(what, state);
+}
+
+template <bool Plain>
+[[gnu::always_inline]] inline bool epoll_backend::start_as(const request_row& row, request& what,
+                                                           descriptor_state& state) {
+  if (!Plain && may_block(what, row)) return start_blocking(what, state);
+  const bool input = for_input<Plain>(what, row);
   const bool ready = !state.watched || (input ? state.readable : state.writable);
-  if (what.kind == request_kind::recv_multi) [[unlikely]]
+  if (!Plain && what.kind == request_kind::recv_multi) {
     chunks();  // made here, where no memory for it is the caller's error
+  }
   // A multishot request tells all its results through its waiter, so it never finishes here.
-  const bool in_line = stands_in_line(what);
-  if ((ready || row.always_tried || !in_line) && !row.multishot &&
+  const bool in_line = Plain || stands_in_line(what);
+  if ((ready || (!Plain && row.always_tried) || !in_line) && (Plain || !row.multishot) &&
       (state.requests.empty() || !in_line || !waits_ahead(state, input))) {
-    what.result = attempt(row, what, state);
+    what.result = attempt<Plain>(row, what, state);
     if (what.result != -EAGAIN) return false;
   }
   if (!state.watched && !begin_watching(what, state)) [[unlikely]]
     return false;
   arm(what, state);
-  if (row.multishot && (state.readable || state.ended)) [[unlikely]]
-    serve_later(what.fd, state);
+  if (!Plain && row.multishot && (state.readable || state.ended)) serve_later(what.fd, state);
   return true;
 }
 
@@ -326,21 +339,15 @@ abort_answer epoll_backend::do_withdraw(request& what, descriptor_state& state) 
   return abort_answer::now;
 }
 
-// One request that may find its descriptor ready. False: it would still block.
-[[gnu::always_inline]] inline bool epoll_backend::serve_one(request& what,
-                                                            descriptor_state& state) noexcept {
-  const request_row& row = row_of(what.kind);
-  if (row.multishot) return serve_multishot(what, state);
-  const int result = attempt(row, what, state);
-  if (result == -EAGAIN) [[unlikely]]
-    return false;
-  complete(what, result);
-  return true;
-}
-
 bool epoll_backend::serve_multishot(request& what, descriptor_state& state) noexcept {
   for (int i = 0; i < results_per_turn; ++i) {
-    const int result = attempt(row_of(what.kind), what, state);
+    const bool into_chunk = what.kind == request_kind::recv_multi;
+    if (into_chunk && !take_chunk(what)) {
+      complete(what, -ENOBUFS);
+      return true;
+    }
+    const int result = attempt<false>(row_of(what.kind), what, state);
+    if (into_chunk && result <= 0) chunks_->give_back(chunk_of(what));
     if (result == -EAGAIN) return false;
     const bool over = result < 0 || (result == 0 && what.kind == request_kind::recv_multi);
     if (over) {
@@ -359,17 +366,37 @@ void epoll_backend::serve(int fd, descriptor_state& state) noexcept {
   bool input = state.readable || state.ended;
   bool output = state.writable || state.ended;
   state.requests.for_each([&](request& what) {
-    if (may_block(what)) [[unlikely]]
-      return;  // it is with the blocking hook
-    if (!stands_in_line(what)) [[unlikely]] {
-      serve_one(what, state);
-      return;
-    }
+    const request_row& row = row_of(what.kind);
+    if (!is_plain(what, row)) [[unlikely]]
+      return serve_special(what, state, input, output);
     // The first that would block closes its direction to those in line behind it.
-    bool& open = for_input(what) ? input : output;
-    if (open && !serve_one(what, state)) open = false;
+    bool& open = for_input<true>(what, row) ? input : output;
+    if (!open) return;
+    const int result = attempt<true>(row, what, state);
+    if (result == -EAGAIN) [[unlikely]] {
+      open = false;
+    } else {
+      complete(what, result);
+    }
   });
   unwatch_foreign(fd, state);
+}
+
+void epoll_backend::serve_special(request& what, descriptor_state& state, bool& input,
+                                  bool& output) noexcept {
+  if (may_block(what)) return;  // it is with the blocking hook
+  const request_row& row = row_of(what.kind);
+  const bool in_line = stands_in_line(what);
+  bool& open = for_input(what, row) ? input : output;
+  if (in_line && !open) return;
+  bool served = false;
+  if (row.multishot) {
+    served = serve_multishot(what, state);
+  } else if (const int result = attempt<false>(row, what, state); result != -EAGAIN) {
+    complete(what, result);
+    served = true;
+  }
+  if (in_line && !served) open = false;
 }
 
 std::size_t epoll_backend::wait(instant deadline) {

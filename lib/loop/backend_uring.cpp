@@ -112,9 +112,16 @@ class uring_backend final : public backend {
     request* what = nullptr;
     std::uint32_t generation = 0;
     std::uint32_t next = no_slot;  // in the free list, or among those owed an entry
-    bool owed_start = false;
-    bool owed_cancel = false;
-    bool polls = false;  // waits for readiness in place of an operation that answered EAGAIN
+    // What few requests are, under one test.
+    enum : std::uint8_t {
+      owed_start = 1,
+      owed_cancel = 2,
+      polls = 4,  // waits for readiness in place of an operation that answered EAGAIN
+    };
+    std::uint8_t marks = 0;
+    bool is(std::uint8_t mark) const noexcept { return (marks & mark) != 0; }
+    void mark(std::uint8_t with) noexcept { marks |= with; }
+    void unmark(std::uint8_t gone) noexcept { marks &= static_cast<std::uint8_t>(~gone); }
     std::uint32_t turn = 0;  // in which it was written
   };
 
@@ -125,11 +132,16 @@ class uring_backend final : public backend {
   void do_unattend() noexcept override;
 
   bool feed_chunks();
-  std::uint32_t take_slot();
+  // What the first starts of all need; then the request starts after all.
+  [[gnu::cold, gnu::noinline]] bool start_prepared(request& what, descriptor_state& state);
+  void add_slots();
   void free_slot(std::uint32_t number) noexcept;
 
-  io_uring_sqe* next_entry() noexcept;
+  bool is_full() const noexcept { return unsent() >= ring_.sq.ring_entries; }
+  io_uring_sqe& take_entry() noexcept { return ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask]; }
   io_uring_sqe* next_entry_or_submit() noexcept;
+  void fill(io_uring_sqe& entry, const request& what, slot& of) noexcept;
+  [[gnu::noinline]] bool start_crowded(std::uint32_t number) noexcept;
   bool write_start(std::uint32_t number) noexcept;
   bool write_cancel(std::uint32_t number) noexcept;
   void owe(std::uint32_t number) noexcept;
@@ -147,8 +159,10 @@ class uring_backend final : public backend {
   int enter(unsigned wait_for, unsigned flags, instant deadline) noexcept;
   void judge(int entered);
   std::size_t reap() noexcept;
+  [[gnu::noinline]] void hear(std::uint64_t data, std::uint32_t flags) noexcept;
   static bool is_asked_again(const request& what, const slot& of, int result) noexcept;
   void finish(std::uint32_t number, int result, std::uint32_t flags) noexcept;
+  [[gnu::noinline]] bool begins_again(std::uint32_t number, int& result) noexcept;
 
   io_uring ring_;
   const setup_step& step_;
@@ -163,6 +177,7 @@ class uring_backend final : public backend {
   int enter_fd_;
 
   std::vector<slot> slots_;
+  std::uint32_t slot_count_ = 0;  // of slots_, whose size() takes a division
   std::uint32_t free_slots_ = no_slot;
   std::uint32_t owed_first_ = no_slot;
   std::uint32_t owed_last_ = no_slot;
@@ -281,57 +296,62 @@ void uring_backend::hear_again() {
   deaf_ = false;
 }
 
-std::uint32_t uring_backend::take_slot() {
-  if (free_slots_ == no_slot) {
-    const std::size_t size = slots_.size();
-    slots_.resize(std::max<std::size_t>(64, size * 2));
-    for (std::size_t i = slots_.size(); i > size; --i) {
-      slots_[i - 1].next = free_slots_;
-      free_slots_ = static_cast<std::uint32_t>(i - 1);
-    }
+void uring_backend::add_slots() {
+  const std::size_t size = slots_.size();
+  slots_.resize(std::max<std::size_t>(64, size * 2));
+  for (std::size_t i = slots_.size(); i > size; --i) {
+    slots_[i - 1].next = free_slots_;
+    free_slots_ = static_cast<std::uint32_t>(i - 1);
   }
-  const std::uint32_t number = free_slots_;
-  free_slots_ = slots_[number].next;
-  slots_[number].next = no_slot;
-  return number;
+  slot_count_ = static_cast<std::uint32_t>(slots_.size());
 }
 
 void uring_backend::free_slot(std::uint32_t number) noexcept {
   slot& old = slots_[number];
   old.what = nullptr;
   ++old.generation;
-  old.polls = old.owed_cancel = old.owed_start = false;
+  old.marks = 0;
   old.next = free_slots_;
   free_slots_ = number;
-}
-
-// Null when the queue is full.
-io_uring_sqe* uring_backend::next_entry() noexcept {
-  if (unsent() >= ring_.sq.ring_entries) return nullptr;
-  return &ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask];
 }
 
 // A full queue means that this turn asked for more than it holds: it is sent in the middle of the turn.
 // Null when the kernel takes nothing now; what could not be written is then owed.
 io_uring_sqe* uring_backend::next_entry_or_submit() noexcept {
-  if (io_uring_sqe* const entry = next_entry(); entry != nullptr) return entry;
-  if (!bound_) return nullptr;
-  static_cast<void>(enter(0, 0, never));
-  return next_entry();
+  if (is_full()) {
+    if (!bound_) return nullptr;
+    static_cast<void>(enter(0, 0, never));
+    if (is_full()) return nullptr;
+  }
+  return &take_entry();
+}
+
+inline void uring_backend::fill(io_uring_sqe& entry, const request& what, slot& of) noexcept {
+  of.turn = turn_;
+  const request_row& row = row_of(what.kind);
+  const std::uint64_t data = user_data(slot_of(what), of.generation);
+  if (of.is(slot::polls)) [[unlikely]] {
+    io_uring_prep_poll_add(&entry, what.fd, static_cast<unsigned>(row.readiness));
+  } else {
+    row.prepare(what, entry);
+  }
+  entry.user_data = data;
 }
 
 bool uring_backend::write_start(std::uint32_t number) noexcept {
-  slot& of = slots_[number];
   io_uring_sqe* const entry = next_entry_or_submit();
   if (entry == nullptr) return false;
-  of.turn = turn_;
-  const request_row& row = row_of(of.what->kind);
-  if (of.polls) {
-    io_uring_prep_poll_add(entry, of.what->fd, static_cast<unsigned>(row.readiness));
-  } else {
-    row.prepare(*of.what, *entry);
+  slot& of = slots_[number];
+  fill(*entry, *of.what, of);
+  return true;
+}
+
+// Others are owed an entry before it, or none is free.
+bool uring_backend::start_crowded(std::uint32_t number) noexcept {
+  if (owed_first_ != no_slot || !write_start(number)) {
+    slots_[number].mark(slot::owed_start);
+    owe(number);
   }
-  entry->user_data = user_data(number, of.generation);
   return true;
 }
 
@@ -358,10 +378,10 @@ void uring_backend::pay() noexcept {
   while (owed_first_ != no_slot) {
     const std::uint32_t number = owed_first_;
     slot& first = slots_[number];
-    if (first.owed_start && !write_start(number)) return;
-    first.owed_start = false;
-    if (first.owed_cancel && !write_cancel(number)) return;
-    first.owed_cancel = false;
+    if (first.is(slot::owed_start) && !write_start(number)) return;
+    first.unmark(slot::owed_start);
+    if (first.is(slot::owed_cancel) && !write_cancel(number)) return;
+    first.unmark(slot::owed_cancel);
     owed_first_ = first.next;
     first.next = no_slot;
     // Withdrawn before it was ever written: only the slot was left.
@@ -399,20 +419,27 @@ void uring_backend::do_unattend() noexcept {
 }
 
 bool uring_backend::do_start(request& what, descriptor_state& state) {
+  const std::uint32_t number = free_slots_;
+  if (number == no_slot || (what.kind == request_kind::recv_multi && chunk_ring_ == nullptr)) [[unlikely]]
+    return start_prepared(what, state);
+  slot& mine = slots_[number];
+  free_slots_ = mine.next;
+  mine.what = &what;
+  slot_of(what) = number;
+  arm(what, state);
+  if (owed_first_ != no_slot || is_full()) [[unlikely]]
+    return start_crowded(number);
+  fill(take_entry(), what, mine);
+  return true;
+}
+
+bool uring_backend::start_prepared(request& what, descriptor_state& state) {
   if (what.kind == request_kind::recv_multi && chunk_ring_ == nullptr && !feed_chunks()) {
     what.result = -ENOBUFS;
     return false;
   }
-  const std::uint32_t number = take_slot();
-  slot& mine = slots_[number];
-  mine.what = &what;
-  slot_of(what) = number;
-  arm(what, state);
-  if (owed_first_ != no_slot || !write_start(number)) {
-    mine.owed_start = true;
-    owe(number);
-  }
-  return true;
+  if (free_slots_ == no_slot) add_slots();
+  return do_start(what, state);
 }
 
 abort_answer uring_backend::do_withdraw(request& what, descriptor_state&) noexcept {
@@ -423,15 +450,15 @@ abort_answer uring_backend::do_withdraw(request& what, descriptor_state&) noexce
   if (std::exchange(withdrawn(what), true)) return abort_answer::later;
   const std::uint32_t number = slot_of(what);
   slot& mine = slots_[number];
-  if (mine.owed_start) {
+  if (mine.is(slot::owed_start)) {
     // The kernel has never heard of it. Its slot is freed when its turn in the queue comes.
-    mine.owed_start = false;
+    mine.unmark(slot::owed_start);
     mine.what = nullptr;
     detach(what);
     return abort_answer::now;
   }
   if (owed_first_ != no_slot || !write_cancel(number)) {
-    mine.owed_cancel = true;
+    mine.mark(slot::owed_cancel);
     owe(number);
   }
   return abort_answer::later;
@@ -528,7 +555,8 @@ std::size_t uring_backend::wait(instant deadline) {
   if (wake_lost_ && (!pollable_ || deadline != instant::min())) watch_wake_fd();
   if (attended_lost_ && attended_ >= 0) [[unlikely]]
     watch_attended();
-  pay();
+  if (owed_first_ != no_slot) [[unlikely]]
+    pay();
   if (pollable_) {
     // Before the queue is looked at, so that what comes afterwards signals anew.
     std::uint64_t signals = 0;
@@ -545,12 +573,14 @@ std::size_t uring_backend::wait(instant deadline) {
              (ring_.flags & IORING_SETUP_TASKRUN_FLAG) == 0) {
     entered = enter(0, IORING_ENTER_GETEVENTS, never);
   }
-  judge(entered);
-  if ((entered == -EAGAIN || entered == -EBUSY || entered == -ENOMEM) &&
-      deadline != instant::min() && io_uring_cq_ready(&ring_) == 0) {
-    // Nothing was taken and nothing is there to make room: a pause, not a spin.
-    const timespec pause{0, 1'000'000};
-    ::nanosleep(&pause, nullptr);
+  if (entered < 0) [[unlikely]] {
+    judge(entered);
+    if ((entered == -EAGAIN || entered == -EBUSY || entered == -ENOMEM) &&
+        deadline != instant::min() && io_uring_cq_ready(&ring_) == 0) {
+      // Nothing was taken and nothing is there to make room: a pause, not a spin.
+      const timespec pause{0, 1'000'000};
+      ::nanosleep(&pause, nullptr);
+    }
   }
   std::size_t count = reap();
   // What did not fit in the queue waits in the kernel, which moves it there when it is asked.
@@ -571,36 +601,48 @@ std::size_t uring_backend::reap() noexcept {
   unsigned head = relaxed(ring_.cq.khead);
   const unsigned tail = acquire(ring_.cq.ktail);
   for (; head != tail; ++head, ++count) {
-    const io_uring_cqe entry = ring_.cq.cqes[head & ring_.cq.ring_mask];
+    const io_uring_cqe& entry = ring_.cq.cqes[head & ring_.cq.ring_mask];
+    const std::uint64_t data = entry.user_data;
+    const int result = entry.res;
+    const std::uint32_t flags = entry.flags;
     // Release: the kernel may use the place again once it sees the head.
     __atomic_store_n(ring_.cq.khead, head + 1, __ATOMIC_RELEASE);
-    const auto number = static_cast<std::uint32_t>(entry.user_data & 0xffff'ffff);
-    if (number == slot_of_cancels) continue;  // the withdrawn request's own completion says it all
-    if (number == slot_of_wake) {
-      deaf_ = true;
-      // Queued anew by the next wait(), before which the loop looks into its inbox.
-      if ((entry.flags & IORING_CQE_F_MORE) == 0) wake_lost_ = true;
+    const auto number = static_cast<std::uint32_t>(data & 0xffff'ffff);
+    if (number >= slot_count_) [[unlikely]] {
+      hear(data, flags);
       continue;
     }
-    if (number == slot_of_attended) {
-      deaf_ = true;
-      if (entry.user_data >> 32 == attended_life_) attention_ = attended_lost_ = true;
-      continue;
-    }
-    if (number >= slots_.size() || slots_[number].generation != entry.user_data >> 32 ||
-        slots_[number].what == nullptr) {
+    const slot& of = slots_[number];
+    if (of.generation != data >> 32 || of.what == nullptr) [[unlikely]] {
       ++stats_.stale_events;
       continue;
     }
-    finish(number, entry.res, entry.flags);
+    finish(number, result, flags);
   }
   return count;
+}
+
+// What is no request's.
+void uring_backend::hear(std::uint64_t data, std::uint32_t flags) noexcept {
+  switch (static_cast<std::uint32_t>(data & 0xffff'ffff)) {
+    case slot_of_wake:
+      deaf_ = true;
+      // Queued anew by the next wait(), before which the loop looks into its inbox.
+      if ((flags & IORING_CQE_F_MORE) == 0) wake_lost_ = true;
+      break;
+    case slot_of_attended:
+      deaf_ = true;
+      if (data >> 32 == attended_life_) attention_ = attended_lost_ = true;
+      break;
+    case slot_of_cancels: break;  // the withdrawn request's own completion says it all
+    default: ++stats_.stale_events;
+  }
 }
 
 bool uring_backend::is_asked_again(const request& what, const slot& of, int result) noexcept {
   const request_row& row = row_of(what.kind);
   // It waited for readiness in place of the operation, which comes now.
-  if (of.polls && result >= 0) return true;
+  if (of.is(slot::polls) && result >= 0) return true;
   // A kernel that will not wait on a non-blocking descriptor: poll in its place. Not where readiness says
   // nothing about the next try.
   if (result == -EAGAIN) return row.readiness != 0 && !row.multishot && !row.always_tried;
@@ -608,43 +650,44 @@ bool uring_backend::is_asked_again(const request& what, const slot& of, int resu
   return result == -EINTR && what.kind != request_kind::connect && !row.multishot;
 }
 
-void uring_backend::finish(std::uint32_t number, int result, std::uint32_t flags) noexcept {
+// True: it is not over yet. `result` is made what the request's row would answer, see request.cpp.
+bool uring_backend::begins_again(std::uint32_t number, int& result) noexcept {
+  slot& of = slots_[number];
+  const request& what = *of.what;
+  if (is_asked_again(what, of, result)) {
+    if (!withdrawn(*of.what)) {
+      of.unmark(slot::polls);
+      if (result == -EAGAIN) of.mark(slot::polls);
+      return start_crowded(number);
+    }
+    result = -ECANCELED;
+  }
+  if (result == -EAGAIN && what.kind == request_kind::connect) result = -ECONNREFUSED;
+  return false;
+}
+
+inline void uring_backend::finish(std::uint32_t number, int result, std::uint32_t flags) noexcept {
   slot& of = slots_[number];
   request& what = *of.what;
   if (pollable_) [[unlikely]] {
     deaf_ |= what.kind == request_kind::read || what.kind == request_kind::readv ||
              what.kind == request_kind::poll;
   }
-  if ((result < 0 || of.polls) && is_asked_again(what, of, result)) [[unlikely]] {
-    if (!withdrawn(what)) {
-      of.polls = result == -EAGAIN;
-      if (owed_first_ != no_slot || !write_start(number)) {
-        of.owed_start = true;
-        owe(number);
-      }
-      return;
-    }
-    result = -ECANCELED;
+  if (result < 0 || of.marks != 0) [[unlikely]] {
+    if (begins_again(number, result)) return;
   }
-  // As the row itself answers it, see request.cpp.
-  if (result == -EAGAIN && what.kind == request_kind::connect) [[unlikely]]
-    result = -ECONNREFUSED;
-
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
     chunk_of(what) = static_cast<std::uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);
     chunks_->taken();
     if (result <= 0) chunks_->give_back(chunk_of(what));
   }
-  if ((flags & IORING_CQE_F_MORE) != 0) {
-    deliver(what, result);
-    return;
-  }
+  if ((flags & IORING_CQE_F_MORE) != 0) return deliver(what, result);
   // Trying first costs a vain attempt when nothing is there, polling first a detour when something is.
   // Measured: with a busy peer on another core the first is right, with one on the same core the second.
   more_expected(what) = (flags & IORING_CQE_F_SOCK_NONEMPTY) != 0 || of.turn + 1 == turn_;
-  if (of.owed_cancel) {
+  if (of.is(slot::owed_cancel)) [[unlikely]] {
     // Its slot is in the queue of those owed an entry, and is freed there.
-    of.owed_cancel = false;
+    of.unmark(slot::owed_cancel);
     of.what = nullptr;
   } else {
     free_slot(number);

@@ -28,10 +28,13 @@ struct request_row {
   // The result belongs to a byte stream: one shorter than asked means there is nothing more for now.
   bool stream;
   // Many results for one request.
-  bool multishot;
+  bool multishot : 1;
   // Worth an attempt also while the descriptor is not ready: it begins something, or only asks.
-  bool always_tried;
-  blocking may_block;
+  bool always_tried : 1;
+  blocking may_block : 2;
+  // It waits for one direction, is tried once that is ready, and has one result: most are so. Bit fields,
+  // because this is one test then.
+  bool plain() const noexcept { return !multishot && !always_tried && may_block == blocking::no; }
   // The submission half.
   void (*prepare)(const request& what, io_uring_sqe& entry) noexcept;
   // The readiness half: the system call, once, non-blocking, as it answers, errno included. Most rows end

@@ -99,7 +99,7 @@ inline constexpr bool cannot_be_cancelled = requires { Op::cannot_be_cancelled; 
 
 // An op that was stopped half-way says so itself; all others had no effect.
 template <op Op>
-[[noreturn]] void throw_stopped(fiber_base& self, Op& what) {
+[[noreturn, gnu::cold]] void throw_stopped(fiber_base& self, Op& what) {
   if constexpr (requires { what.cancellation(); }) {
     self.throw_interruption(what.cancellation());
   } else {
@@ -110,7 +110,7 @@ template <op Op>
 // The result of an op that was asked to stop and went on to its end. If that is that it stopped after all, what
 // it throws does not know why: which region was cancelled, or what interrupt() gave.
 template <op Op>
-[[gnu::cold]] decltype(auto) take_late(fiber_base& self, Op& what) {
+[[gnu::cold, gnu::noinline]] decltype(auto) take_late(fiber_base& self, Op& what) {
   try {
     return what.take();
   } catch (const cancelled& why) {
@@ -119,9 +119,9 @@ template <op Op>
   }
 }
 
-// After the wait, or where there was none.
+// After the wait, or where there was none. Inline, which compilers do not find worth it for what it throws.
 template <op Op>
-decltype(auto) take_waited(fiber_base& self, Op& what) {
+[[gnu::always_inline]] inline decltype(auto) take_waited(fiber_base& self, Op& what) {
   if (const auto end = self.take_wait_end(); end != fiber_base::wait_end::complete) [[unlikely]] {
     if (end == fiber_base::wait_end::stopped) throw_stopped(self, what);
     return take_late(self, what);

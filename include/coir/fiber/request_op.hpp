@@ -62,7 +62,7 @@ class request_op_base {
   // The kernel gave it up because we asked it to.
   bool was_withdrawn() const noexcept { return aborted_ && what_.result == -ECANCELED; }
   std::error_code code() const noexcept;
-  [[noreturn]] void throw_failure() const;
+  [[noreturn, gnu::cold]] void throw_outcome() const;
 
   loop* loop_;
   request what_;
@@ -80,10 +80,8 @@ class [[nodiscard("co_await it, or coir::await(it)")]] request_op : public reque
   using request_op_base::request_op_base;
 
   value_type take() const {
-    if (outcome() < 0) [[unlikely]] {
-      if (was_withdrawn()) throw cancelled();
-      throw_failure();
-    }
+    if (outcome() < 0) [[unlikely]]
+      throw_outcome();
     return As::from(outcome());
   }
   result<value_type> take_result() const {

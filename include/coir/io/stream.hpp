@@ -107,6 +107,8 @@ class stepping_op : public waiter {
   stepping_op() noexcept : waiter(stepping_kind) {}
   ~stepping_op() = default;
 
+  // Nothing was thrown on the way, nothing failed, and nobody stopped it.
+  bool complete() const noexcept { return thrown_ == nullptr && !stopped_ && !failure_.has_value(); }
   // For take(): throws what a step threw that is neither an error of the system nor a cancellation.
   void check_thrown() const {
     if (thrown_ != nullptr) std::rethrow_exception(thrown_);
@@ -209,9 +211,8 @@ class [[nodiscard("co_await it, or coir::await(it)")]] write_all_op
       : to_(&to), bytes_(bytes) {}
 
   void take() const {
-    this->check_thrown();
-    if (this->stopped()) throw cancellation();
-    if (this->failure()) throw partial_error(*this->failure(), "write_all", done_);
+    if (!this->complete()) [[unlikely]]
+      throw_incomplete();
   }
   result<void> take_result() const {
     this->check_thrown();
@@ -231,6 +232,12 @@ class [[nodiscard("co_await it, or coir::await(it)")]] write_all_op
   }
 
  private:
+  [[noreturn, gnu::cold, gnu::noinline]] void throw_incomplete() const {
+    this->check_thrown();
+    if (this->stopped()) throw cancellation();
+    throw partial_error(*this->failure(), name, done_);
+  }
+
   Stream* to_;
   std::span<const std::byte> bytes_;
   std::size_t done_ = 0;

@@ -142,7 +142,8 @@ class backend {
  protected:
   backend(trace::control& trace, unsigned chunk_count, std::size_t chunk_bytes);
 
-  // A close comes here only for a lingering descriptor, when nothing else is in flight on it.
+  // A close comes here only for a lingering descriptor, when nothing else is in flight on it. What is on no
+  // descriptor has a state of its own.
   virtual bool do_start(request& what, descriptor_state& state) = 0;
   virtual abort_answer do_withdraw(request& what, descriptor_state& state) noexcept = 0;
   // From here on wait() sets attention_ when this set is readable.
@@ -157,13 +158,20 @@ class backend {
   // Everything below keeps the counts, the lists and the closing path right; nothing else may.
   void arm(request& what, descriptor_state& state) noexcept {
     what.armed_ = true;
-    const bool apart = what.kind == request_kind::open || what.kind == request_kind::close;
-    (apart ? apart_ : state.requests).push_back(what);
+    state.requests.push_back(what);
     ++in_flight_;
     if (what.background) [[unlikely]]
       ++background_;
   }
-  void complete(request& what, int result) noexcept;  // the last result
+  // The last result. Inline, and ends in the call of whoever is told: this is on every request's way.
+  void complete(request& what, int result) noexcept {
+    if (what.held_up_) [[unlikely]]
+      return complete_held_up(what, result);
+    count_completed(what, result);
+    what.result = result;
+    leave(what);
+    if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
+  }
   void deliver(request& what, int result) noexcept;   // one of several
   void detach(request& what) noexcept { leave(what); }  // over, nobody is told
 
@@ -176,6 +184,7 @@ class backend {
   static bool& more_expected(request& what) noexcept { return what.more_expected_; }
   static std::uint16_t& chunk_of(request& what) noexcept { return what.chunk_; }
   static std::uint32_t& slot_of(request& what) noexcept { return what.slot_; }
+  static std::uint32_t slot_of(const request& what) noexcept { return what.slot_; }
 
   descriptor_table descriptors_;
   backend_stats stats_;
@@ -192,6 +201,7 @@ class backend {
   [[gnu::noinline]] bool begin_traced(request& what);
   bool start_close(request& what);
   void withdraw_all(descriptor_state& state) noexcept;
+  [[gnu::cold]] void complete_held_up(request& what, int result) noexcept;
   void go_on_closing(int fd) noexcept;
   void disinherit(descriptor_state& state) noexcept;
   void count_completed(const request& what, int result) noexcept {
@@ -208,7 +218,9 @@ class backend {
       --background_;
   }
 
-  list<request> apart_;  // in flight on no descriptor: opens, and closes that something holds up
+  // What is in flight on no descriptor: opens, closes that something holds up or that linger, and what was
+  // left of a number's earlier life.
+  descriptor_state apart_;
 
   std::size_t in_flight_ = 0;
   std::size_t background_ = 0;  // of those
