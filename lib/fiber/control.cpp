@@ -216,7 +216,8 @@ bool fiber_base::move_to(region& where) {
   // Who waits for the former region to become empty is told as if this fiber had ended.
   if (!from.is_body()) {
     if (former != nullptr) static_cast<entered_region&>(from).child_ended(false);
-  } else if (former->phase_ == phase::over && from.empty()) {
+  } else if (former->phase_ == phase::over && from.empty() && former != current_fiber) {
+    // Unless it is about to look for itself: it spawned this fiber in a destructor of what its body was made of.
     home_->push(*former);
   }
   home_->on().work_appeared();

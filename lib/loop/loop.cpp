@@ -325,7 +325,7 @@ std::size_t loop::wait(instant until) {
       inbox_.stop_requested() || watchers_wait()) {
     return look(instant::min());
   }
-  if (!idle_waits_.empty() && holds_ == 0) [[unlikely]]
+  if (!idle_waits_.empty() && !held()) [[unlikely]]
     return tell_of_idleness();
   instant deadline = std::min(until, timers_.next());
   if (time_source_ != nullptr) {
@@ -333,7 +333,9 @@ std::size_t loop::wait(instant until) {
     // while another thread is expected to do something: then not everything waits.
     const std::size_t found = look(instant::min());
     if (found != 0 || watchers_wait() || deadline == instant::min()) return found;
-    if (holds_ == 0 && time_source_->idle_until(shifted(deadline))) return 0;
+    // Due already, whoever holds the loop and whatever the clock thinks of it: below is a sleep without end.
+    if (deadline <= time()) return 0;
+    if (!held() && time_source_->idle_until(shifted(deadline))) return 0;
     if (until != never) return 0;
     deadline = never;
   }
@@ -354,6 +356,14 @@ std::size_t loop::tell_of_idleness() {
   told.splice_back(idle_waits_);
   while (!told.empty()) told.pop_front().told->done();
   return 0;
+}
+
+std::size_t loop::holds() const noexcept {
+  std::size_t count = holds_;
+  conditional_holds_.for_each([&](const conditional_hold& each) {
+    if (each.holds()) ++count;
+  });
+  return count;
 }
 
 std::size_t loop::run_posts() {
@@ -488,7 +498,7 @@ loop_census loop::census() const noexcept {
   all.wakers = of(registration_kind::waker);
   all.paths = of(registration_kind::path);
   all.requests = backend_->in_flight();
-  all.holds = holds_;
+  all.holds = holds();
   all.armed = timers_.size();
   return all;
 }
@@ -510,7 +520,7 @@ std::vector<std::string> loop::why_alive() const {
   if (signals_ != nullptr) {
     count(signals_->size() - kept_[static_cast<std::size_t>(registration_kind::signal)], "fibers that wait for signals");
   }
-  count(holds_, "holds");
+  count(holds(), "holds");
   if (!inbox_.empty() || posts_ != nullptr) reasons.push_back("posts not yet run");
   return reasons;
 }

@@ -8,20 +8,30 @@ namespace coir {
 
 // A token of somebody else's. Its thread must not touch the scope, and has nothing to allocate: what it posts is
 // made beforehand.
-class cancel_scope::stop_link {
+//
+// It may be stopped at any time, and fibers that wait for that are no deadlock; unless it was, or nobody is left who
+// could. The last of these goes without a word, so the loop asks.
+class cancel_scope::stop_link final : private loop::conditional_hold {
  public:
-  stop_link(const std::stop_token& token, loop& on, const std::shared_ptr<cancel_scope*>& whom)
-      : hold_(on) {
+  stop_link(std::stop_token token, loop& on, const std::shared_ptr<cancel_scope*>& whom)
+      : token_(std::move(token)) {
     auto request = std::make_unique<asked>();
     request->whom = whom;
-    callback_.emplace(token, posting{&on, std::move(request)});
+    request->link = this;
+    callback_.emplace(token_, posting{&on, std::move(request)});
+    on.ask(*this);
   }
+  stop_link(const stop_link&) = delete;
+  ~stop_link() { unlink(); }
 
  private:
   struct asked final : post_node {
     std::shared_ptr<cancel_scope*> whom;
+    stop_link* link = nullptr;  // lives as long as there is a scope
     void run() override {
-      if (*whom != nullptr) (*whom)->cancel();
+      if (*whom == nullptr) return;
+      link->heard_ = true;
+      (*whom)->cancel();
     }
   };
   struct posting {
@@ -30,8 +40,11 @@ class cancel_scope::stop_link {
     void operator()() noexcept { on->post_made(std::move(request)); }
   };
 
-  // It may be stopped at any time: fibers that wait for it are no deadlock.
-  loop::hold hold_;
+  // Not stop_requested(): between that and the post is a moment in which nothing else keeps the loop.
+  bool holds() const noexcept override { return !heard_ && token_.stop_possible(); }
+
+  std::stop_token token_;
+  bool heard_ = false;
   std::optional<std::stop_callback<posting>> callback_;
 };
 

@@ -8,7 +8,7 @@
 namespace coir {
 
 supervised::supervised(supervisor_inbox& inbox, std::string_view name,
-                       std::unique_ptr<priv::child_factory> factory, const child_options& options, place at)
+                       std::shared_ptr<priv::child_factory> factory, const child_options& options, place at)
     : waiter(kind_),
       timer_node(ring),
       inbox_(inbox),
@@ -17,7 +17,11 @@ supervised::supervised(supervisor_inbox& inbox, std::string_view name,
       options_(options),
       at_(at) {}
 
-supervised::~supervised() { clear_alarm(); }
+supervised::~supervised() {
+  clear_alarm();
+  // A fiber that was moved away may live on.
+  if (end_) static_cast<void>(end_->abort());
+}
 
 child_info supervised::info() const {
   return {name_, policy(), state, restarts(), alive() ? end_->id() : 0, last_failure_, next_start_};

@@ -31,7 +31,7 @@ class supervised final : private waiter, private timer_node {
     go,        // remove(name)
   };
 
-  supervised(supervisor_inbox& inbox, std::string_view name, std::unique_ptr<priv::child_factory> factory,
+  supervised(supervisor_inbox& inbox, std::string_view name, std::shared_ptr<priv::child_factory> factory,
              const child_options& options, place at);
   supervised(const supervised&) = delete;
   ~supervised();
@@ -101,7 +101,7 @@ class supervised final : private waiter, private timer_node {
 
   supervisor_inbox& inbox_;
   std::string name_;
-  std::unique_ptr<priv::child_factory> factory_;
+  std::shared_ptr<priv::child_factory> factory_;
   child_options options_;
   place at_;
 
@@ -119,6 +119,11 @@ class supervised final : private waiter, private timer_node {
   bool queued_ = false;  // in the inbox for that, due or not any more
   supervised* next_ended_ = nullptr;
   supervised* next_due_ = nullptr;
+  supervised* next_gone_ = nullptr;
+
+ public:
+  // Removed, and not forgotten yet: whoever removes one may be out of memory.
+  using gone = queue<supervised, &supervised::next_gone_>;
 };
 
 // What a supervisor has to look at. Whoever puts something there only wakes its fiber.

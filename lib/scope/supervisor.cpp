@@ -59,7 +59,7 @@ class supervisor::crew {
     region_.set_shield(true);
   }
 
-  void add(std::string_view name, std::unique_ptr<priv::child_factory> factory, const child_options& options,
+  void add(std::string_view name, std::shared_ptr<priv::child_factory> factory, const child_options& options,
            place at);
   supervised* find(std::string_view name) const noexcept;
   void stop(supervised& which) noexcept;
@@ -109,7 +109,7 @@ class supervisor::crew {
   // In their order; those that are removed stay until nobody looks at them.
   std::list<supervised> children_;
   std::unordered_map<std::string_view, supervised*> by_name_;
-  std::vector<std::list<supervised>::iterator> gone_;
+  supervised::gone gone_;
   std::deque<instant> recent_;  // restarts within the window
   std::unique_ptr<priv::child_listener> listener_;
   outer_region outer_;
@@ -127,7 +127,7 @@ class supervisor::crew {
 
 // --- orders, from any fiber ---
 
-void supervisor::crew::add(std::string_view name, std::unique_ptr<priv::child_factory> factory,
+void supervisor::crew::add(std::string_view name, std::shared_ptr<priv::child_factory> factory,
                            const child_options& options, place at) {
   if (phase_ == phase::over) throw_misuse("a child was added to a supervisor that is over");
   if (end_wanted_ || phase_ == phase::ending) {
@@ -142,9 +142,7 @@ void supervisor::crew::add(std::string_view name, std::unique_ptr<priv::child_fa
   made.position = std::prev(children_.end());
   try {
     by_name_.emplace(made.name(), &made);
-    gone_.reserve(children_.size());
   } catch (...) {
-    by_name_.erase(made.name());
     children_.pop_back();
     throw;
   }
@@ -176,7 +174,7 @@ void supervisor::crew::restart(supervised& which) noexcept {
     which.stop(hurry_);
   } else if (phase_ == phase::fresh) {
     which.settle(child_state::waiting);
-  } else {
+  } else if (phase_ == phase::going) {
     which.start_soon();
   }
   wake();
@@ -193,7 +191,7 @@ void supervisor::crew::remove(supervised& which) noexcept {
     if (which.leads_group) {
       which.leave_group();
     } else {
-      gone_.push_back(which.position);
+      gone_.push(which);
     }
   }
   if (phase_ == phase::fresh) sweep();
@@ -345,12 +343,15 @@ task<> supervisor::crew::end_children() {
 // A child that is due; if others stopped because of it they are, too, and all begin in order.
 task<> supervisor::crew::begin_group(supervised& first) {
   const bool with_others = std::exchange(first.leads_group, false);
-  if (first.next == supervised::then::go) gone_.push_back(first.position);
+  if (first.next == supervised::then::go) gone_.push(first);
   auto each = with_others && options_.strategy_ == one_for_all ? children_.begin() : first.position;
   for (; each != children_.end() && !end_wanted_; ++each) {
-    // One with a back-off of its own has died since.
-    const bool waits = each->state == child_state::waiting && !each->leads_group;
-    if (waits && each->next != supervised::then::go) co_await begin_child(*each);
+    if (each->leads_group) {
+      // One with a back-off of its own has died since, and those behind it wait for that.
+      if (options_.strategy_ == rest_for_one) break;
+    } else if (each->state == child_state::waiting && each->next != supervised::then::go) {
+      co_await begin_child(*each);
+    }
     if (!with_others) break;
   }
 }
@@ -382,7 +383,7 @@ task<> supervisor::crew::handle_end(supervised& which) {
     case then::stay: which.settle(child_state::stopped); break;
     case then::go:
       which.settle(child_state::stopped);
-      gone_.push_back(which.position);
+      gone_.push(which);
       break;
   }
   // Their names are gone with them, unless somebody has asked for more.
@@ -392,14 +393,12 @@ task<> supervisor::crew::handle_end(supervised& which) {
   co_await tell(std::move(event));
 
   // The listener may have decided.
-  if (next != then::decide || which.state != child_state::ended || which.next == then::go || end_wanted_) {
-    co_return;
-  }
-  if (which.policy() == permanent ||
-      (which.policy() == transient && how.outcome != fiber_outcome::returned)) {
+  if (next != then::decide || which.next == then::go || end_wanted_) co_return;
+  const bool left_to_us = which.state == child_state::ended;
+  if (which.policy() == temporary) {
+    if (left_to_us || which.state == child_state::stopped) forget(which);
+  } else if (left_to_us && (which.policy() == permanent || how.outcome != fiber_outcome::returned)) {
     co_await start_again(which, how);
-  } else if (which.policy() == temporary) {
-    forget(which);
   }
 }
 
@@ -427,7 +426,8 @@ task<> supervisor::crew::stop_group(supervised& of) {
     if (&*each == &of) {
       if (options_.strategy_ == rest_for_one) co_return;
     } else if (each->next == supervised::then::go) {
-      // No longer a member.
+      // No longer a member, and nobody's start waits for that of one who is not there.
+      each->leads_group = false;
     } else if (!each->present()) {
       each->wait_for_group();
     } else {
@@ -514,12 +514,11 @@ void supervisor::crew::forget(supervised& which) noexcept {
   by_name_.erase(which.name());
   which.settle(child_state::ended);
   which.next = supervised::then::go;
-  gone_.push_back(which.position);
+  gone_.push(which);
 }
 
 void supervisor::crew::sweep() noexcept {
-  for (const auto each : gone_) children_.erase(each);
-  gone_.clear();
+  while (!gone_.empty()) children_.erase(gone_.pop().position);
 }
 
 // --- supervisor ---
@@ -546,7 +545,7 @@ std::vector<child_info> supervisor::children() const { return crew_->children();
 supervisor_stats supervisor::stats() const noexcept { return crew_->stats(); }
 task<> supervisor::run() { return crew_->run(); }
 
-void supervisor::add_child(std::string_view name, std::unique_ptr<priv::child_factory> factory,
+void supervisor::add_child(std::string_view name, std::shared_ptr<priv::child_factory> factory,
                            const child_options& options, place at) {
   crew_->add(name, std::move(factory), options, at);
 }

@@ -68,6 +68,13 @@ bool may_block(const request& what) noexcept {
   }
 }
 
+// Its descriptor has not begun another life under it.
+bool is_at_home(const request& what, const descriptor_state& state) noexcept {
+  bool found = false;
+  state.requests.for_each([&](const request& other) { found |= &other == &what; });
+  return found;
+}
+
 // Only of a byte stream fewer bytes may be taken without losing the others.
 bool is_byte_stream(int fd) noexcept {
   int type = 0;
@@ -123,7 +130,7 @@ class sim_backend final : public backend {
   void forget(int, descriptor_state&) noexcept override {}
 
   bool start_blocking(request& what, descriptor_state& state);
-  bool waits_ahead(const request& what, const descriptor_state& state) const noexcept;
+  static bool waits_ahead(const request& what, const descriptor_state& state) noexcept;
   bool is_ready(const pending& of) const noexcept;
   int attempt(pending& of);
   int attempt_real(request& what);
@@ -170,16 +177,14 @@ bool sim_backend::start_blocking(request& what, descriptor_state& state) {
 }
 
 // Somebody who came earlier wants the same direction of the same descriptor.
-bool sim_backend::waits_ahead(const request& what, const descriptor_state& state) const noexcept {
-  if (!stands_in_line(what)) return false;
-  bool found = false;
-  bool behind = false;
-  state.requests.for_each([&](const request& other) {
-    behind |= &other == &what;
-    if (behind || !stands_in_line(other) || may_block(other)) return;
-    found |= is_for_input(other) == is_for_input(what);
-  });
-  return found;
+bool sim_backend::waits_ahead(const request& what, const descriptor_state& state) noexcept {
+  if (!stands_in_line(what) || state.requests.empty()) return false;
+  // Of a long line nearly all have the first one ahead.
+  for (const request* each = &state.requests.front(); each != nullptr && each != &what;
+       each = state.requests.after(*each)) {
+    if (stands_in_line(*each) && !may_block(*each) && is_for_input(*each) == is_for_input(what)) return true;
+  }
+  return false;
 }
 
 abort_answer sim_backend::do_withdraw(request& what, descriptor_state&) noexcept {
@@ -263,10 +268,7 @@ std::size_t sim_backend::serve(std::uint32_t number) {
   pending& of = found->second;
   request& what = *of.what;
   const descriptor_state& state = *descriptors_.find(what.fd);
-  // Its descriptor may have begun another life under it.
-  bool at_home = false;
-  state.requests.for_each([&](const request& other) { at_home |= &other == &what; });
-  const bool its_turn = at_home && !waits_ahead(what, state);
+  const bool its_turn = !waits_ahead(what, state) && is_at_home(what, state);
   if (withdrawn(what)) return serve_withdrawn(number, of, its_turn);
   if (!its_turn || !is_ready(of)) return 0;
   if (of.late_turns < late_turns_max && world_.draws.chance(world_.options.late_)) {
@@ -333,6 +335,21 @@ std::size_t sim_backend::look_outside(instant deadline) {
   std::vector<pollfd> all{{wake_fd_, POLLIN, 0}, {attended_, POLLIN, 0}};
   for (const auto& [number, of] : pending_) {
     if (of.real) all.push_back({of.what->fd, events_of(*of.what), 0});
+  }
+  // Each once: poll(2) takes no more entries than the process may have descriptors.
+  const auto first = all.begin() + 2;
+  std::sort(first, all.end(), [](const pollfd& a, const pollfd& b) { return a.fd < b.fd; });
+  const auto merged = [](pollfd& a, const pollfd& b) {
+    if (a.fd != b.fd) return false;
+    a.events = static_cast<short>(a.events | b.events);
+    return true;
+  };
+  if (first != all.end()) {
+    auto last = first;
+    for (auto each = first + 1; each != all.end(); ++each) {
+      if (!merged(*last, *each)) *++last = *each;
+    }
+    all.erase(last + 1, all.end());
   }
   timespec limit{};
   if (deadline != instant::min() && deadline != never) {

@@ -7,6 +7,8 @@
 
 #include <coir/coir.hpp>
 
+#include <cstddef>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -376,5 +378,39 @@ TEST_CASE("ten thousand fibers are adopted and waited for") {
       parent.cancel();
     });
     CHECK(ended == 10'000);
+  });
+}
+
+TEST_CASE("a fiber whose captures spawn one when they are destroyed, and move it away, ends once") {
+  on_both_surfaces([](auto wait) {
+    for (const bool again : {false, true}) {
+      INFO("restarted: " << again);
+      int moved = 0;
+      const auto spawns = [&](std::nullptr_t) {
+        coir::spawn([] {}).detach();
+        ++moved;
+      };
+      int runs = 0;
+      // Of a callable, and of the frame that a restart destroys.
+      auto of_callable = std::shared_ptr<int>(nullptr, spawns);
+      auto child = coir::spawn([&runs, again, kept = std::move(of_callable), spawns]() -> coir::task<> {
+        const bool first = ++runs == 1;
+        return [](bool waits, std::shared_ptr<int> of_frame) -> coir::task<> {
+          static_cast<void>(of_frame);
+          if (waits) co_await coir::sleep_until(coir::never);
+        }(again && first, std::shared_ptr<int>(nullptr, spawns));
+      });
+      auto function = coir::spawn([kept = std::shared_ptr<int>(nullptr, spawns)] {});
+      if (again) {
+        support::until([&] { return support::waiting(child); });
+        CHECK(child.restart());
+      }
+      wait(child.join());
+      wait(function.join());
+      wait(coir::yield());
+      wait(coir::yield());
+      CHECK(runs == (again ? 2 : 1));
+      CHECK(moved == (again ? 4 : 3));
+    }
   });
 }

@@ -9,6 +9,7 @@
 
 #include <coir/coir.hpp>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -353,5 +354,51 @@ TEST_CASE("exceptions that a run had in its hands are gone with it") {
     child.restart();
     coir::await(child.join());
     CHECK(runs == 2);
+  });
+}
+
+TEST_CASE("a fiber is restarted as long as its body is not over, and not any more when that is") {
+  on_both_surfaces([](auto wait) {
+    struct on_end {
+      coir::fiber<int>& child;
+      std::vector<bool>& answers;
+      on_end(coir::fiber<int>& which, std::vector<bool>& into) : child(which), answers(into) {}
+      on_end(const on_end&) = delete;
+      ~on_end() { answers.push_back(child.restart()); }
+    };
+    for (const bool fails : {false, true}) {
+      INFO("the first run fails: " << fails);
+      int runs = 0;
+      std::vector<bool> answers;
+      coir::fiber<int> child;
+      // By a local, while the body returns or unwinds; what it captured goes when that is over.
+      auto captured = std::make_shared<on_end>(child, answers);
+      child = coir::spawn([&, fails, kept = std::move(captured)] {
+        if (++runs == 1) {
+          const on_end local(child, answers);
+          if (fails) throw std::runtime_error("failed");
+          return 1;
+        }
+        return 2;
+      });
+      wait(coir::end_op(child));
+      CHECK(runs == (fails ? 1 : 2));
+      CHECK(answers == std::vector<bool>{true, false});
+      if (fails) {
+        CHECK_THROWS_WITH(wait(child.join()), "failed");
+      } else {
+        CHECK(wait(child.join()) == 2);
+      }
+    }
+    // Its body is over, its child is not.
+    hand hold(abort_answer::later);
+    auto parent = coir::spawn([&] {
+      coir::spawn([&] { wait(hand_op(hold)); });
+      support::until([&] { return hold.waiting(); });
+    });
+    support::until([&] { return parent.state() == fiber_state::ending; });
+    CHECK_FALSE(parent.restart());
+    hold.give_up();
+    wait(parent.join());
   });
 }

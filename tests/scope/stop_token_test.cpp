@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <stop_token>
@@ -308,4 +309,60 @@ TEST_CASE("who waits for a linked token is no deadlock, and who waits after that
                     coir::await(for_ever());
                   }),
                   coir::deadlock);
+}
+
+TEST_CASE("who waits for a token that was stopped already, or that nobody can stop any more, is a deadlock") {
+  for (const bool stopped : {true, false}) {
+    for (const bool jumps : {true, false}) {
+      INFO("stopped: " << stopped << ", on a clock that jumps: " << jumps);
+      coir::testing::mock_clock clock;
+      const auto wait_in_vain = [&] {
+        auto nobody = coir::spawn([] { coir::await(for_ever()); });
+        auto source = std::make_unique<std::stop_source>();
+        coir::cancel_scope scope;
+        scope.link(source->get_token());
+        scope.run([&] {
+          if (stopped) source->request_stop();
+          source.reset();
+          coir::cancel_scope undisturbed;
+          undisturbed.shield();
+          undisturbed.run([&] {
+            // As long as the token may bring something, time stands still.
+            coir::await(coir::sleep_for(1ms));
+            coir::await(coir::end_op(nobody));
+          });
+        });
+      };
+      CHECK_THROWS_AS(coir::run(wait_in_vain, jumps ? support::on(clock) : coir::run_options()), coir::deadlock);
+    }
+  }
+}
+
+TEST_CASE("the last source goes in another thread, and a token that was never stopped holds nobody any more") {
+  on_both_in_real_time([](auto s) {
+    auto source = std::make_unique<std::stop_source>();
+    coir::cancel_scope scope;
+    scope.link(source->get_token());
+    CHECK(s.get(scope.run(s.body([&] {
+      CHECK(support::loop_here().census().holds == 1);
+      CHECK(support::loop_here().can_wake());
+      std::thread([&] { source.reset(); }).join();
+      CHECK(support::loop_here().census().holds == 0);
+    }))));
+  });
+}
+
+TEST_CASE("what is due is done although a token may be stopped, and time stands still for it") {
+  on_both([](auto s) {
+    std::stop_source source;
+    coir::cancel_scope scope;
+    scope.link(source.get_token());
+    const coir::instant before = support::now();
+    CHECK(s.get(scope.run(s.body([&] {
+      CHECK_FALSE(s.wait(coir::move_on_after(0s, for_ever())));
+      coir::throttler limit(1s);
+      s.wait(limit.wait());
+    }))));
+    CHECK(support::now() == before);
+  });
 }

@@ -161,6 +161,14 @@ class execution {
       case kind::strict:
         co_await coir::fail_after(std::chrono::nanoseconds(what.time), exec(*what.inner[0]), failed{what.id});
         break;
+      case kind::move: move(what); break;
+      case kind::cleanup:
+        try {
+          co_await coir::with_cleanup(exec(*what.inner[0]), exec(*what.inner[1]), std::chrono::nanoseconds(what.time));
+        } catch (const coir::timed_out&) {
+          throw failed{what.id};
+        }
+        break;
       case kind::nursery: {
         auto body = [this, &what](coir::nursery& n) -> coir::task<> { return in_nursery(what, n); };
         co_await coir::with_nursery(body);
@@ -172,8 +180,10 @@ class execution {
     set_up_nursery(what, n);
     co_await exec(*what.inner.back());
   }
+  void move(const node& what) { adopt_[what.target](fibers_[what.source]); }
   void set_up_nursery(const node& what, coir::nursery& n) {
     cancel_[what.id] = [&n] { n.cancel(); };
+    adopt_[what.id] = [&n](const coir::fiber<void>& child) { n.adopt(child); };
     for (std::size_t i = 0; i + 1 < what.inner.size(); ++i) {
       spawn_child(*what.inner[i], [&](auto&& body) { return n.spawn(std::forward<decltype(body)>(body)); });
     }
@@ -218,6 +228,15 @@ class execution {
       case kind::strict:
         coir::fail_after(std::chrono::nanoseconds(what.time), [&] { exec_here(*what.inner[0]); }, failed{what.id});
         break;
+      case kind::move: move(what); break;
+      case kind::cleanup:
+        try {
+          coir::with_cleanup([&] { exec_here(*what.inner[0]); }, [&] { exec_here(*what.inner[1]); },
+                             std::chrono::nanoseconds(what.time));
+        } catch (const coir::timed_out&) {
+          throw failed{what.id};
+        }
+        break;
       case kind::nursery:
         coir::with_nursery([&](coir::nursery& n) {
           set_up_nursery(what, n);
@@ -233,6 +252,7 @@ class execution {
   std::vector<std::pair<int, structured::nanoseconds>> events_;
   std::map<int, coir::fiber<void>> fibers_;
   std::map<int, std::function<void()>> cancel_;
+  std::map<int, std::function<void(const coir::fiber<void>&)>> adopt_;
   outcome root_;
   int alive_ = 0;
 };
@@ -257,12 +277,13 @@ std::string difference(const structured::record& expected, const structured::rec
 }
 
 std::string text_of(const node& what, std::string indent = "\n  ") {
-  static const char* const names[] = {"sleep", "fail", "sequence", "attempt", "scope", "strict", "nursery", "spawn", "cancel"};
+  static const char* const names[] = {"sleep", "fail", "sequence", "attempt", "scope", "strict", "nursery", "spawn", "cancel", "cleanup", "move"};
   std::string text = indent + std::to_string(what.id) + " " + names[static_cast<int>(what.what)];
   if (what.time != 0) text += " " + std::to_string(what.time);
   if (what.limit != 0) text += " within " + std::to_string(what.limit);
   if (what.shield) text += " shielded";
-  if (what.target != 0) text += " of " + std::to_string(what.target);
+  if (what.source != 0) text += " of " + std::to_string(what.source);
+  if (what.target != 0) text += (what.what == kind::cancel ? " of " : " to ") + std::to_string(what.target);
   for (const auto& each : what.inner) text += text_of(*each, indent + "  ");
   return text;
 }
@@ -271,7 +292,7 @@ std::uint64_t count() { return std::getenv("COIR_TEST_LONG") != nullptr ? 100'00
 
 }  // namespace
 
-TEST_CASE("random trees of nurseries, scopes, shields and failures end as the rules say, in any order of ready fibers") {
+TEST_CASE("random trees of regions, cleanups, failures and moves end as the rules say, in any order of ready fibers") {
   coir::testing::for_each_seed(count(), [](std::uint64_t seed) {
     const auto program = structured::drawing(seed).program();
     structured::record expected = structured::model::of(*program);

@@ -1,4 +1,5 @@
-// Random programs of nurseries, scopes, limits, shields, sleeps and failures, and what must become of them.
+// Random programs of nurseries, scopes, limits, shields, cleanups, sleeps, failures and fibers that move, and what
+// must become of them.
 //
 // A program is a tree. All its times are drawn from so wide a range that no two things happen at once unless one
 // causes the other, and who cancels or fails has slept before, so that of several things at one instant each
@@ -32,6 +33,8 @@ enum class kind {
   nursery,   // its last inner node is the body, the others are children
   spawn,     // a child of the region around
   cancel,    // of the region called `target`
+  cleanup,   // with_cleanup: a body, then the cleanup, within `time`; a cleanup that takes longer throws its id
+  move,      // of the child `source`, spawned before in the same region, to the nursery called `target`
 };
 
 struct node {
@@ -40,7 +43,8 @@ struct node {
   nanoseconds time = 0;   // of a sleep; a region's limit, 0: none
   nanoseconds limit = 0;  // of a sleep, 0: none
   bool shield = false;
-  int target = 0;
+  int target = 0;   // of a spawn: where its child is moved later, 0: nowhere
+  int source = 0;
   bool on_stack = false;  // of a child: which body it has; of other nodes: which surface, where there is a choice
   std::vector<std::unique_ptr<node>> inner;
 };
@@ -101,7 +105,22 @@ class drawing {
   std::unique_ptr<node> sequence(int depth) {
     auto made = make(kind::sequence);
     const std::uint64_t count = 1 + dice_.below(4);
-    for (std::uint64_t i = 0; i < count; ++i) made->inner.push_back(any(depth));
+    std::vector<std::unique_ptr<node>> moves;
+    for (std::uint64_t i = 0; i < count; ++i) {
+      made->inner.push_back(any(depth));
+      const node& last = *made->inner.back();
+      if (last.what != kind::spawn || last.target == 0) continue;
+      auto move = make(kind::move);
+      move->source = last.inner[0]->id;
+      move->target = last.target;
+      // Before it has begun, or at a time of its own.
+      if (dice_.chance(0.3)) {
+        made->inner.push_back(std::move(move));
+      } else {
+        moves.push_back(surrounded(std::move(move)));
+      }
+    }
+    for (auto& each : moves) made->inner.push_back(std::move(each));
     // What was spawned gets to run before the region is left.
     if (made->inner.back()->what != kind::sleep) made->inner.push_back(sleep());
     return made;
@@ -116,7 +135,7 @@ class drawing {
   }
   std::unique_ptr<node> any(int depth) {
     if (depth >= 5 || ids_ > 60) return sleep();
-    switch (dice_.below(12)) {
+    switch (dice_.below(14)) {
       case 0:
         if (dice_.chance(0.4)) return surrounded(make(kind::fail));
         return sleep();
@@ -145,6 +164,7 @@ class drawing {
       case 6: {
         auto made = make(kind::nursery);
         named_.push_back(made->id);
+        nurseries_.insert(made->id);
         const std::uint64_t children = dice_.below(4);
         for (std::uint64_t i = 0; i < children; ++i) made->inner.push_back(child(depth + 1));
         made->inner.push_back(sequence(depth + 1));
@@ -154,7 +174,16 @@ class drawing {
       case 7:
       case 8: {
         auto made = make(kind::spawn);
+        std::vector<int> around = named_;
+        if (dice_.chance(0.5)) {
+          std::erase_if(around, [&](int id) { return !nurseries_.contains(id); });
+          if (!around.empty()) made->target = around[dice_.below(around.size())];
+          around = named_;
+          // What is inside of there may be over before it is.
+          if (made->target != 0) named_.erase(std::find(named_.begin(), named_.end(), made->target) + 1, named_.end());
+        }
         made->inner.push_back(child(depth + 1));
+        named_ = std::move(around);
         return made;
       }
       case 9: {
@@ -163,13 +192,21 @@ class drawing {
         made->target = named_[dice_.below(named_.size())];
         return surrounded(std::move(made));
       }
+      case 10: {
+        auto made = make(kind::cleanup);
+        made->time = time();
+        made->inner.push_back(sequence(depth + 1));
+        made->inner.push_back(child(depth + 1));
+        return made;
+      }
       default: return sleep();
     }
   }
 
   coir::testing::dice dice_;
   int ids_ = 0;
-  std::vector<int> named_;
+  std::vector<int> named_;  // from the outside in
+  std::set<int> nurseries_;
 };
 
 // --- what must become of it ---
@@ -194,9 +231,13 @@ class model {
   static constexpr int step_bits = 10;
   static nanoseconds later(nanoseconds than, nanoseconds wait) { return ((than >> step_bits) + wait) << step_bits; }
 
+  // Of something inside a region: that this is cancelled, or takes over a child.
   struct request {
     int target;
     nanoseconds at;
+    const node* child = nullptr;
+    nanoseconds begin = 0;
+    bool was_cancelled = false;
   };
   struct result {
     nanoseconds end = 0;
@@ -207,7 +248,12 @@ class model {
   struct child {
     const node* what;
     nanoseconds begin;
+    nanoseconds since = 0;  // in this region
+    bool was_cancelled = false;
+    nanoseconds until = never;  // ... and then in another
+    int target = 0;
   };
+  static bool by_then(nanoseconds what, nanoseconds when) { return what >> step_bits <= when >> step_bits; }
   struct region {
     nanoseconds cancelled;  // when what is in it is cancelled
     std::vector<child> children;
@@ -245,25 +291,44 @@ class model {
       const nanoseconds lasting_end = got.how_it_ended.what == how::failed
                                           ? std::min(here.cancelled, body_end)
                                           : here.cancelled;
-      for (const child& each : here.children) {
-        const nanoseconds until = is_nursery ? lasting_end : std::min(here.cancelled, body_end);
-        visit& fiber = pass_seen[-each.what->id];
+      for (std::size_t i = 0;; ++i) {
+        std::erase_if(got.requests, [&](const request& wish) {
+          if (wish.target != name || wish.child == nullptr) return false;
+          here.children.push_back({wish.child, wish.begin, wish.at, wish.was_cancelled});
+          return true;
+        });
+        if (i == here.children.size()) break;
+        const child each = here.children[i];
+        const nanoseconds until =
+            std::max(each.since, is_nursery ? lasting_end : std::min(here.cancelled, body_end));
         // Between two steps of one instant nobody else runs.
-        if (until >> step_bits <= each.begin >> step_bits) {
+        const bool never_runs = each.was_cancelled || by_then(until, each.begin);
+        if (each.until != never) {
+          record unwanted;
+          const bool stays = by_then(each.until, each.begin) ? false
+                             : never_runs                    ? true
+                                          : body(*each.what, each.begin, until, unwanted).end < each.until;
+          if (!stays) {
+            got.requests.push_back({each.target, each.until, each.what, each.begin, never_runs});
+            continue;
+          }
+        }
+        visit& fiber = pass_seen[-each.what->id];
+        if (never_runs) {
           fiber = {0, 0, {how::cancelled, 0}};
-          lost = true;
+          lost |= by_then(here.cancelled, std::max(each.begin, each.since));
           continue;
         }
         const result of_child = body(*each.what, each.begin, until, pass_seen);
         pass_seen[-each.what->id] = {0, 0, {of_child.how_it_ended.what, 0}};
         if (of_child.how_it_ended.what == how::failed) failures.push_back({of_child.end, of_child.how_it_ended.id});
-        if (of_child.how_it_ended.what == how::cancelled) lost = true;
+        if (of_child.how_it_ended.what == how::cancelled) lost |= by_then(here.cancelled, of_child.end);
         end = std::max(end, of_child.end);
         got.requests.insert(got.requests.end(), of_child.requests.begin(), of_child.requests.end());
       }
       for (const failure& each : failures) first = std::min(first, each.at);
       std::erase_if(got.requests, [&](const request& each) {
-        if (each.target != name || name == 0) return false;
+        if (each.target != name || name == 0 || each.child != nullptr) return false;
         first = std::min(first, each.at);
         return true;
       });
@@ -302,6 +367,14 @@ class model {
       case kind::fail: return {begin, {how::failed, what.id}, {}};
       case kind::cancel: return {begin, {}, {{what.target, begin}}};
       case kind::spawn: here.children.push_back({what.inner[0].get(), begin}); return {begin, {}, {}};
+      case kind::move:
+        for (child& each : here.children) {
+          if (each.what->id != what.source) continue;
+          each.until = begin;
+          each.target = what.target;
+        }
+        return {begin, {}, {}};
+      case kind::cleanup: return cleanup(what, begin, here, seen);
       case kind::sequence: return sequence(what, begin, here, seen);
       case kind::attempt: {
         result got = run(*what.inner[0], begin, here, seen);
@@ -343,6 +416,25 @@ class model {
       got.how_it_ended = what.what == kind::strict ? outcome{how::failed, what.id} : outcome{};
     }
     return got;
+  }
+
+  static result cleanup(const node& what, nanoseconds begin, region& here, record& seen) {
+    const auto in_region = [&](std::size_t which, nanoseconds from, nanoseconds outer, nanoseconds limit) {
+      return inside(outer, limit, 0, seen, nullptr, [&](region& in, record& to) {
+        return run(*what.inner[which], from, in, to);
+      }).first;
+    };
+    result both = in_region(0, begin, here.cancelled, never);
+    const result second = in_region(1, both.end, never, later(both.end, what.time));
+    both.end = second.end;
+    both.requests.insert(both.requests.end(), second.requests.begin(), second.requests.end());
+    if (both.how_it_ended.what == how::failed) return both;
+    if (second.how_it_ended.what == how::failed) {
+      both.how_it_ended = second.how_it_ended;
+    } else if (second.how_it_ended.what == how::cancelled) {
+      both.how_it_ended = {how::failed, what.id};
+    }
+    return both;
   }
 
   static result nursery(const node& what, nanoseconds begin, region& here, record& seen) {

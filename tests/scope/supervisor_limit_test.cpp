@@ -203,3 +203,63 @@ TEST_CASE("a group waits for the back-off of the child that died, and for nobody
     });
   }
 }
+
+TEST_CASE("with rest_for_one nobody begins before one further up that waits for its back-off") {
+  on_both([](auto surface) {
+    // Which of two back-offs is over first hangs on the seed.
+    bool sooner[2] = {};
+    for (std::uint32_t seed = 1; seed <= 20; ++seed) {
+      INFO("seed " << seed);
+      journal().clear();
+      actor a("a", {{1s, fails}, {}}), b("b", {{}, {1ns, fails}, {}}), c("c");
+      supervisor* those = nullptr;
+      auto all = surface.spawn(
+          supervisor_options().strategy(coir::rest_for_one).backoff(1h, 1h).seed(seed), [&](supervisor& s) {
+            those = &s;
+            for (actor* each : {&a, &b, &c}) surface.add(s, *each);
+          });
+      coir::await(coir::sleep_for(1s + 1ns));
+      REQUIRE(journal() == "+a +b +c !a ~c ~b");
+      // By hand, out of its turn: it dies, and has a back-off of its own.
+      those->restart("b");
+      coir::await(coir::sleep_for(2h));
+      const bool a_first = a.births().back() < b.births().back();
+      sooner[a_first] = true;
+      CHECK(c.births().back() >= b.births().back());
+      CHECK(journal() == (a_first ? "+a +b +c !a ~c ~b +b !b +a +b +c" : "+a +b +c !a ~c ~b +b !b +b +c +a"));
+      all.cancel();
+      coir::await(coir::end_op(all));
+    }
+    CHECK(sooner[false]);
+    CHECK(sooner[true]);
+  });
+}
+
+TEST_CASE("a group does not begin because another that waited for it is gone") {
+  on_both([](auto surface) {
+    actor a("a", {{1s, fails}, {}}), b("b"), c("c", {{1s, fails}, {}});
+    supervisor* those = nullptr;
+    auto all = surface.spawn(
+        supervisor_options().strategy(coir::one_for_all).backoff(1h, 1h).seed(1), [&](supervisor& s) {
+          those = &s;
+          for (actor* each : {&a, &b}) surface.add(s, *each);
+        });
+    coir::await(coir::sleep_for(1s + 1ns));
+    REQUIRE(journal() == "+a +b !a ~b");
+    surface.add(*those, c);
+    // When c has just died, and nobody has looked.
+    coir::await(coir::sleep_for(1s));
+    coir::await(coir::yield());
+    REQUIRE(journal() == "+a +b !a ~b +c !c");
+    those->remove("a");
+    coir::await(coir::sleep_for(1ns));
+    const coir::instant due = those->children().at(1).next_start;
+    CHECK(due > now());
+    CHECK(journal() == "+a +b !a ~b +c !c");
+    coir::await(coir::sleep_until(due));
+    coir::await(coir::sleep_for(1ns));
+    CHECK(journal() == "+a +b !a ~b +c !c +b +c");
+    all.cancel();
+    coir::await(coir::end_op(all));
+  });
+}

@@ -410,3 +410,47 @@ TEST_CASE("a callback cannot be replaced by itself") {
                     std::logic_error);
   });
 }
+
+TEST_CASE("a temporary child is gone after its end, also when a callback stops it") {
+  on_both([](auto surface) {
+    actor a("a", {{1s, returns}}), b("b", {{2s, fails}, {1s, returns}});
+    supervisor* those = nullptr;
+    auto all = surface.spawn(supervisor_options().strategy(coir::one_for_all), [&](supervisor& s) {
+      those = &s;
+      s.on_event([&](const child_event& e) {
+        if (e.ended() && e.name == "a") CHECK(s.stop("a"));
+      });
+      surface.add(s, a, coir::temporary);
+      surface.add(s, b, coir::transient);
+    });
+    coir::await(coir::sleep_for(1s + 1ns));
+    CHECK(states(*those) == "b:running");
+    coir::await(all.join());
+    CHECK(journal() == "+a +b -a !b +b -b");
+  });
+}
+
+TEST_CASE("an order that comes when a supervisor has stopped its children changes nothing") {
+  on_both([](auto surface) {
+    actor a("a"), b("b");
+    b.listens(1s);
+    coir::spawn([&] {
+      supervisor those;
+      surface.add(those, b, child_options().shutdown(1h));
+      surface.add(those, a);
+      those.stop("a");
+      auto runs = those.run();
+      auto all = coir::spawn(std::move(runs));
+      coir::await(coir::sleep_for(1s));
+      those.stop();
+      coir::await(coir::sleep_for(500ms));
+      CHECK(states(those) == "b:stopping a:stopped");
+      CHECK(those.restart("a"));
+      coir::await(all.join());
+      CHECK(those.restart("b"));
+      CHECK(states(those) == "b:stopped a:stopped");
+      CHECK(journal() == "+b -b");
+    });
+    coir::await(coir::sleep_for(1h));
+  });
+}

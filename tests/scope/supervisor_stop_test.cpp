@@ -266,3 +266,34 @@ TEST_CASE("what setup throws is thrown, and nobody was started") {
     CHECK(journal().empty());
   });
 }
+
+TEST_CASE("a child that was moved elsewhere may outlive a supervisor that was interrupted") {
+  support::jumping_on_both([](auto wait) {
+    int runs = 0;
+    bool ended = false;
+    const auto kept = std::make_shared<int>(7);
+    const auto setup = [&](supervisor& s) {
+      s.add("wanderer", [&wait, &runs, &ended, kept] {
+        ++runs;
+        coir::fiber_base& self = coir::running_fiber();
+        self.move_to(self.home().root());
+        coir::cancel_scope undisturbed;
+        undisturbed.shield();
+        undisturbed.run([&] { wait(coir::sleep_for(1h)); });
+        ended = *kept == 7;
+      });
+    };
+    auto all = coir::spawn([&] { coir::await(coir::supervise(setup)); });
+    wait(coir::sleep_for(5s));
+    all.interrupt(std::runtime_error("first"));
+    wait(coir::sleep_for(1s));
+    all.interrupt(std::runtime_error("second"));
+    CHECK_THROWS_WITH(wait(all.join()), "second");
+    CHECK_FALSE(ended);
+    all = {};
+    wait(coir::sleep_for(2h));
+    CHECK(ended);
+    CHECK(runs == 1);
+    CHECK(kept.use_count() == 1);
+  });
+}

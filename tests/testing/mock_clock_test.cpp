@@ -70,3 +70,31 @@ TEST_CASE("what is due already on a clock moved by hand fires, also when nothing
       },
       coir::run_options().loop(coir::loop_options().time(&clock)));
 }
+
+TEST_CASE("what is due is done whatever a clock says to sleeping") {
+  class stubborn final : public coir::time_source {
+   public:
+    coir::instant now() noexcept override { return now_; }
+    bool idle_until(coir::instant deadline) noexcept override {
+      if (asked_to_wait_for_the_past_ |= deadline <= now_) return false;
+      now_ = deadline;
+      return true;
+    }
+    bool asked_to_wait_for_the_past() const { return asked_to_wait_for_the_past_; }
+
+   private:
+    coir::instant now_{1h};
+    bool asked_to_wait_for_the_past_ = false;
+  };
+  stubborn clock;
+  support::on_both_surfaces(
+      [&](auto wait) {
+        const coir::instant before = clock.now();
+        CHECK_FALSE(wait(coir::move_on_after(0s, coir::sleep_until(coir::never))));
+        CHECK(clock.now() == before);
+        wait(coir::sleep_for(1h));
+        CHECK(clock.now() == before + 1h);
+      },
+      coir::run_options().loop(coir::loop_options().time(&clock)));
+  CHECK_FALSE(clock.asked_to_wait_for_the_past());
+}

@@ -46,8 +46,9 @@ class time_source {
  public:
   virtual instant now() noexcept = 0;
 
-  // The loop has nothing to do before `deadline`, and the kernel has nothing for it. Returns true
-  // when time has moved, so that the loop need not sleep. `never` means there is no deadline.
+  // The loop has nothing to do before `deadline`, which is not reached, and the kernel has nothing for it. Returns
+  // true when time has moved, so that the loop need not sleep; else it sleeps until another thread or the kernel has
+  // something for it. `never` means there is no deadline.
   virtual bool idle_until(instant deadline) noexcept = 0;
 
  protected:

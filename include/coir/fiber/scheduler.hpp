@@ -98,7 +98,8 @@ auto spawn(Body&& body, const spawn_options& options = {}, place at = here::curr
   return self.home().spawn(self.innermost_region(), std::forward<Body>(body), options, at);
 }
 
-// Lets every fiber that is ready now run before this one goes on.
+// To the end of the run queue: who is in it now runs before this fiber goes on, unless a test has the order drawn
+// (testing/shuffle.hpp).
 class [[nodiscard("co_await it, or coir::await(it)")]] yield_op {
  public:
   static constexpr const char* name = "yield";

@@ -257,14 +257,24 @@ class loop {
    private:
     loop* loop_;
   };
+  // A hold for as long as it says so itself: it is asked when the loop may have nothing left to wait for. Leaves by
+  // unlink().
+  class conditional_hold : public list_node {
+   public:
+    virtual bool holds() const noexcept = 0;
+
+   protected:
+    ~conditional_hold() = default;
+  };
+  void ask(conditional_hold& which) noexcept { conditional_holds_.push_back(which); }
   // Somebody waits for a background request: while the count is above zero, that one counts.
   void expect_more() noexcept { ++expected_; }
   void expect_less() noexcept { --expected_; }
   // Is there something that could make something happen: a request, a timer, a watcher that listens, a post, a hold?
   bool can_wake() const noexcept {
     return backend_->awaited() != 0 || !timers_.empty() ||
-           (expected_ != 0 && !backend_->stalled()) || holds_ != 0 || !inbox_.empty() ||
-           posts_ != nullptr || watchers_can_wake() || !idle_waits_.empty();
+           (expected_ != 0 && !backend_->stalled()) || !inbox_.empty() ||
+           posts_ != nullptr || watchers_can_wake() || !idle_waits_.empty() || held();
   }
   // What can_wake() is about, a line for each: for whoever wonders why run() does not return.
   std::vector<std::string> why_alive() const;
@@ -341,6 +351,8 @@ class loop {
   void keep(registration& made);
   void let_go(registration& which) noexcept;
   bool watchers_can_wake() const noexcept;
+  std::size_t holds() const noexcept;
+  bool held() const noexcept { return holds_ != 0 || (!conditional_holds_.empty() && holds() != 0); }
   signal_hub& signals();
   child_table& children();
   bool watchers_wait() const noexcept;
@@ -376,6 +388,7 @@ class loop {
   std::unique_ptr<path_hub> paths_;     // with the first path
   list<registration> registrations_;
   list<idle_wait> idle_waits_;
+  list<conditional_hold> conditional_holds_;
   std::array<std::size_t, registration_kinds> kept_{};  // by kind
   ready_hook* fibers_ = nullptr;
   post_node* posts_ = nullptr;  // taken from the inbox, not yet run

@@ -105,7 +105,9 @@ class cancel_scope : private entered_region {
 
   // A token that is stopped when the scope is cancelled. Callbacks on it run in the loop's thread.
   std::stop_token stop_token();
-  // Cancels the scope when this token is stopped, by whatever thread: that one only posts to the loop.
+  // Cancels the scope when this token is stopped, by whatever thread: that one only posts to the loop. As long as
+  // that may happen, fibers that wait are no deadlock. That nobody is left who could is seen when the loop goes to
+  // sleep next; one that sleeps already is not told.
   void link(std::stop_token token);
 
   template <class Body>

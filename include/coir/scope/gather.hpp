@@ -323,11 +323,18 @@ auto gather(Gathering what) -> task<typename Gathering::result> {
   co_return what.end();
 }
 
+template <class>
+inline constexpr bool is_tasks = false;
+template <class T>
+inline constexpr bool is_tasks<std::vector<task<T>>> = true;
+
 template <class Body>
 constexpr void check_gathered() {
   using plain = std::decay_t<Body>;
   if constexpr (is_task<plain>::value) {
     static_assert(!std::is_lvalue_reference_v<Body>, "a task runs once: write std::move(task)");
+  } else if constexpr (is_tasks<plain>) {
+    static_assert(!is_tasks<plain>, "a vector of tasks is the only argument, and tasks run once: write std::move(tasks)");
   } else {
     static_assert(!op<plain>, "all and first take tasks and functions, which run as fibers: await this op in one");
     static_assert(std::invocable<plain&>, "all and first take tasks and functions without arguments");
@@ -346,7 +353,7 @@ auto all(Bodies&&... bodies) {
   return priv::gather(priv::all_of<std::decay_t<Bodies>...>(std::forward<Bodies>(bodies)...));
 }
 template <class T>
-auto all(std::vector<task<T>> bodies) {
+auto all(std::vector<task<T>>&& bodies) {
   return priv::gather(priv::all_in<T>(std::move(bodies)));
 }
 
@@ -359,7 +366,7 @@ auto first(Body&& body, Bodies&&... bodies) {
                                                                                  std::forward<Bodies>(bodies)...));
 }
 template <class T>
-auto first(std::vector<task<T>> bodies) {
+auto first(std::vector<task<T>>&& bodies) {
   return priv::gather(priv::first_in<T>(std::move(bodies)));
 }
 

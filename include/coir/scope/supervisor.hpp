@@ -179,8 +179,9 @@ class restart_limit_exceeded : public std::runtime_error {
 
 namespace priv {
 
-// The function that makes a child, whatever it is.
-class child_factory {
+// The function that makes a child, whatever it is. Each child has a share in it: one that was moved elsewhere may
+// outlive its supervisor.
+class child_factory : public std::enable_shared_from_this<child_factory> {
  public:
   virtual ~child_factory() = default;
   virtual handle_base spawn(fiber_home& home, region& where, const spawn_options& options, place at,
@@ -196,14 +197,15 @@ class child_factory_of final : public child_factory {
   handle_base spawn(fiber_home& home, region& where, const spawn_options& options, place at,
                     const std::shared_ptr<pulse>& heart) override {
     // It stays here, and is called again: what it captured lives longer than any child it makes.
+    auto self = std::static_pointer_cast<child_factory_of>(shared_from_this());
     return home.spawn(
         where,
-        [this, heart] {
+        [self = std::move(self), heart] {
           if (heart != nullptr) speak_for(heart);
           if constexpr (is_task<std::invoke_result_t<Factory&>>::value) {
-            return make_();
+            return self->make_();
           } else {
-            static_cast<void>(make_());
+            static_cast<void>(self->make_());
           }
         },
         options, at);
@@ -260,7 +262,7 @@ class supervisor {
                   "a task runs once, and a child may be started again: give a function that makes the task");
     static_assert(priv::is_task<function>::value || std::is_invocable_v<function&>,
                   "a child is a function without arguments: one that makes a coir::task, or a plain one");
-    add_child(name, std::make_unique<priv::child_factory_of<function>>(std::forward<Factory>(factory)), options,
+    add_child(name, std::make_shared<priv::child_factory_of<function>>(std::forward<Factory>(factory)), options,
               at);
   }
 
@@ -295,7 +297,7 @@ class supervisor {
  private:
   class crew;
 
-  void add_child(std::string_view name, std::unique_ptr<priv::child_factory> factory,
+  void add_child(std::string_view name, std::shared_ptr<priv::child_factory> factory,
                  const child_options& options, place at);
   void listen(std::unique_ptr<priv::child_listener> listener);
 
