@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
@@ -105,13 +106,16 @@ std::size_t fiber_home::run_ready() {
     throw_misuse("a loop that has fibers was run by a fiber of another loop");
   }
   const std::uint32_t limit = order_ == nullptr ? fibers_per_turn : arrange_batch();
-  turn_left_ = limit;
-  turn_put_by_ = 0;
+  // An order is there to be repeated, and goes without the clock.
+  std::uint32_t clocked = order_ == nullptr ? fibers_unclocked : limit;
+  std::uint32_t ran = 0;
   // Read once: who starts or stops looking meanwhile is heard in the next turn.
   trace_mask_ = loop_->trace().mask();
   turn_ms_ = milliseconds_of(loop_->turn_time());
   update_unusual();
   for (;;) {
+    turn_left_ = clocked - ran;
+    turn_put_by_ = limit - clocked;
     if (!visited_.empty()) [[unlikely]]
       visit_fibers();
     if (unusual_) [[unlikely]] {
@@ -119,12 +123,15 @@ std::size_t fiber_home::run_ready() {
     } else {
       run_some<false>();
     }
+    ran = limit - turn_left();
+    if (turn_left_ != 0 || ran == limit || !has_ready()) break;
     // Broken off to look again?
-    if (turn_put_by_ == 0) break;
-    turn_left_ += std::exchange(turn_put_by_, 0);
+    if (ran < clocked) continue;
+    if (loop_->coarse_time() - loop_->turn_time() >= turn_limit) break;
+    clocked = std::min(clocked * clock_step, limit);
   }
   current_fiber = nullptr;
-  return limit - turn_left_;
+  return ran;
 }
 
 std::uint32_t fiber_home::arrange_batch() noexcept {

@@ -256,7 +256,7 @@ std::size_t loop::turn(instant until) {
   // Without timers nobody asks for the exact time, and the coarse clock costs a quarter.
   // It may be behind the last exact one.
   turn_time_ = timers_.empty() && time_source_ == nullptr
-                   ? std::max(turn_time_, coarse_now() - time_shift_)
+                   ? std::max(turn_time_, coarse_time())
                    : time();
   // Before the watchers are called: what they set, due or not, waits for the next turn.
   if (!timers_.empty()) timers_.collect(turn_time_, timers_per_turn);

@@ -4,6 +4,7 @@
 #include "until.hpp"
 
 #include "support/catch.hpp"
+#include "support/jumping.hpp"
 #include "support/loop_tools.hpp"
 
 #include <coir/coir.hpp>
@@ -67,7 +68,7 @@ TEST_CASE("yield lets every fiber that is ready run once, in turn") {
 }
 
 TEST_CASE("a fiber that is alone yields to the loop and goes on") {
-  coir::run([] {
+  support::jumping([] {
     const std::uint64_t turns = coir::running_fiber().home().on().stats().turns;
     for (int i = 0; i < 10'000; ++i) coir::await(coir::yield());
     // 256 of them are a turn's share.
@@ -97,7 +98,8 @@ TEST_CASE("yield in a cancelled fiber throws; one cancelled in its yield goes on
 
 TEST_CASE("a turn runs at most 256 fibers, and the next turn goes on where it stopped") {
   for (const bool on_stacks : {false, true}) {
-    coir::loop loop;
+    coir::testing::mock_clock clock;  // stands still: the turn's time is not up before
+    coir::loop loop(coir::loop_options().time(&clock));
     coir::scheduler fibers(loop);
     std::vector<int> order;
     for (int i = 0; i < 1000; ++i) {
@@ -121,6 +123,64 @@ TEST_CASE("a turn runs at most 256 fibers, and the next turn goes on where it st
     for (int i = 0; i < 1000; ++i) in_order &= order[static_cast<std::size_t>(i)] == i;
     CHECK(in_order);
   }
+}
+
+TEST_CASE("a turn whose time is up ends when 8, 32 or 128 fibers have run") {
+  struct timing {
+    coir::duration work;
+    int per_turn;
+  };
+  for (const timing each : {timing{10ms, 8}, timing{1250us, 8}, timing{1249us, 32}, timing{312us, 128},
+                            timing{78us, 256}, timing{1us, 256}}) {
+    for (const bool on_stacks : {false, true}) {
+      coir::testing::mock_clock clock(coir::testing::mock_clock::mode::by_hand);
+      coir::loop loop(coir::loop_options().time(&clock));
+      coir::scheduler fibers(loop);
+      int steps = 0;
+      const auto step = [&] {
+        ++steps;
+        clock.advance(each.work);
+      };
+      for (int i = 0; i < 3; ++i) {
+        if (on_stacks) {
+          fibers.spawn([&] {
+            for (;;) {
+              step();
+              coir::await(coir::yield());
+            }
+          });
+        } else {
+          fibers.spawn([](auto& work) -> coir::task<> {
+            for (;;) {
+              work();
+              co_await coir::yield();
+            }
+          }(step));
+        }
+      }
+      for (int turns = 1; turns != 4; ++turns) {
+        loop.run_once();
+        CHECK(steps == turns * each.per_turn);
+      }
+    }
+  }
+}
+
+TEST_CASE("a fiber that works for 5 ms between two yields does not hold timers up for long") {
+  coir::testing::mock_clock clock(coir::testing::mock_clock::mode::by_hand);
+  coir::loop loop(coir::loop_options().time(&clock));
+  coir::scheduler fibers(loop);
+  fibers.spawn([&] {
+    for (;;) {
+      clock.advance(5ms);
+      coir::await(coir::yield());
+    }
+  });
+  const coir::instant deadline = loop.time() + 1s;
+  bool fired = false;
+  auto timer = loop.at(deadline, [&] { fired = true; });
+  while (!fired) loop.run_once();
+  CHECK(loop.time() - deadline <= 40ms);
 }
 
 TEST_CASE("fibers that never wait do not keep timers and descriptors from anybody") {

@@ -143,12 +143,15 @@ class reference final : public subject {
   }
 
   // The kernel may have been asked anew about what was left over, if its set had to be made anew: then it
-  // tells what is so now.
+  // tells what is so now, and who has lost the descriptor is found out, and hears nothing more.
   void look_again() {
     for (std::size_t i = 0, left = events_.size(); i < left; ++i) {
       const registration& to = registrations_[events_[i].of];
+      if (!player_.is_moored(to.place)) {
+        events_[i].optional = true;
+        continue;
+      }
       if (!to.how.oneshot || events_[i].begun || plan_of(events_[i]) == 0) continue;
-      if (!player_.is_moored(to.place)) continue;
       events_[i].optional = true;
       const std::uint32_t now = ready(to);
       if (now != 0) events_.push_back({events_[i].of, now, to.arming, false});

@@ -84,3 +84,37 @@ TEST_CASE("a silent watcher is replaced although the kernel has an entry of its 
   CHECK(calls == 1);
   ::close(socket.number);
 }
+
+TEST_CASE("what a stop left of an event is over when the loop finds its descriptor closed") {
+  enum class left { write_of_it, all_of_it };
+  for (const left what : {left::write_of_it, left::all_of_it}) {
+    coir::loop loop;
+    const support::fd_pair before = support::socket_pair();
+    const support::fd_pair reused = support::socket_pair();
+    const support::fd_pair other = support::socket_pair();
+    const auto reuse_and_stop = [&] {
+      REQUIRE(::dup3(other[0].get(), reused[0].get(), O_CLOEXEC) == reused[0].get());
+      loop.stop();
+    };
+    auto first = loop.watch(before[0].get(), watch_options{.read = reuse_and_stop, .oneshot = true});
+    closed_socket stray;
+    loop.watch(stray.number, watch_options{.read = [] {}}).keep();
+    stray.close();
+    loop.unwatch(stray.number);
+    // The entry that nobody owns comes first: the set is made anew in the next turn, which finds out who is closed.
+    REQUIRE(::write(stray.ends[1].get(), "x", 1) == 1);
+    if (what == left::all_of_it) REQUIRE(::write(before[1].get(), "x", 1) == 1);
+    REQUIRE(::write(reused[1].get(), "x", 1) == 1);
+    int reads = 0;
+    int writes = 0;
+    auto second = loop.watch(reused[0].get(), watch_options{.read = [&] { ++reads, reuse_and_stop(); },
+                                                            .write = [&] { ++writes; },
+                                                            .edge_triggered = true,
+                                                            .oneshot = true});
+    support::idle_turns(loop);
+    CHECK(reads == (what == left::write_of_it));
+    CHECK(writes == 0);
+    CHECK_FALSE(second->listens());
+    CHECK(loop.stats().watchers.rebuilds == 1);
+  }
+}

@@ -155,6 +155,11 @@ class fiber_home final : public ready_hook {
   friend class entered_region;
 
   static constexpr std::uint32_t fibers_per_turn = 256;
+  // A turn looks at the clock when so many have run, then when so many times as many have, and ends there if it has
+  // taken too long.
+  static constexpr std::uint32_t fibers_unclocked = 8;
+  static constexpr std::uint32_t clock_step = 4;
+  static constexpr duration turn_limit = std::chrono::milliseconds(10);
   static constexpr std::uint32_t ops_per_share = 64;
 
   ~fiber_home();
@@ -210,7 +215,7 @@ class fiber_home final : public ready_hook {
   std::uint64_t swallowed_ = 0;
   bool closed_ = false;
   bool parking_ended_ = false;
-  std::uint32_t turn_put_by_ = 0;  // the rest of a turn that was broken off to look
+  std::uint32_t turn_put_by_ = 0;  // what may run in this turn after a look at the clock, or at what is unusual
   std::uint32_t parked_ = 0;       // so many fibers are
   std::uint32_t hastened_ = 0;     // so many are to be woken ahead of others
   queue<fiber_base, &fiber_base::next_> held_back_;  // ready but parked

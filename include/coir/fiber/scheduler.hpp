@@ -12,7 +12,8 @@
 // Shape    a run queue in the loop's turn, and pools for control blocks and stacks.
 // Order    first ready, first run; a new fiber goes to the end. Ahead go a fiber whose child has failed, and
 //          those that were told to (spawn_options::first, run_next). At most 256 fibers run in a turn before
-//          the loop looks at the kernel again. 64 ops in a row that finish at once are a fiber's share.
+//          the loop looks at the kernel again; a turn that has taken 10 ms ends when 8, 32 or 128 of them have
+//          run. 64 ops in a row that finish at once are a fiber's share.
 // Thread   the loop's.
 // Lifetime a body's locals are destroyed before its children are cancelled: a child must not use them unless
 //          the body joins it on every path.
@@ -23,7 +24,7 @@
 //          joiner instead; one spawned with report_failure, and a root's, to the failure handler.
 //          std::system_error with ENOMEM when there is no memory for a stack.
 // Cost     spawn and join of a task about 40 ns, of a function about the same on a stack from the pool;
-//          yield 8 to 15 ns. No lock, no atomic, no clock.
+//          yield 8 to 15 ns. No lock, no atomic; the coarse clock at most three times a turn.
 // See      coir/fiber/fiber.hpp, coir/fiber/task.hpp; lib/fiber/NOTE.md
 #pragma once
 

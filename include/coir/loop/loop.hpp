@@ -217,6 +217,10 @@ class loop {
   instant time() const noexcept {
     return (time_source_ == nullptr ? steady_now() : time_source_->now()) - time_shift_;
   }
+  // The same, or up to 4 ms less, for a quarter of the cost.
+  instant coarse_time() const noexcept {
+    return time_source_ == nullptr ? coarse_now() - time_shift_ : time();
+  }
   // The time of this turn, which costs nothing; up to 4 ms behind while there are no timers.
   instant turn_time() const noexcept { return turn_time_; }
   // Moves the loop's time into the past by `held`: for whoever stopped the loop.

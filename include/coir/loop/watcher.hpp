@@ -20,7 +20,8 @@
 //          direction is enabled.
 // Thread   the loop's.
 // Cancel   the loop never closes a descriptor and never ends a watcher. Closing a watched descriptor silently
-//          ends what comes from it; unwatch it first. An old event never reaches a new user of the number.
+//          ends what comes from it, but perhaps for what was taken before, or left by a stop: unwatch it first.
+//          An old event never reaches a new user of the number.
 // Errors   std::system_error: EBADF for what is no descriptor, or not the one any more that was registered; EEXIST
 //          see above; EPERM for what is always ready (a regular file); ENOSPC when the user has too many watches.
 //          std::logic_error for one without any callback, and for enabling a direction that has none. What a
