@@ -37,6 +37,11 @@
 #include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 
+#include <coir/sync/broadcast.hpp>
+#include <coir/sync/channel.hpp>
+#include <coir/sync/closed.hpp>
+#include <coir/sync/inbox.hpp>
+
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>
 #include <coir/io/stream.hpp>

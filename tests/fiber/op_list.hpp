@@ -194,6 +194,74 @@ struct taking_turns {
   std::optional<sequencer::held> first{coir::await(order.turn(0))};
 };
 
+// --- channels ---
+
+struct receiving_from_channel {
+  static constexpr const char* name = "channel::receive: channel_receive_op";
+  auto make() { return numbers.receive(); }
+  void complete() { check(numbers.try_send(7), "try_send"); }
+  bool right(const std::optional<int>& got) { return got == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  auto make_ready() { return make(); }
+
+  coir::channel<int> numbers{coir::unbounded};
+};
+
+struct receiving_a_message {
+  static constexpr const char* name = "receive: inbox_receive_op";
+  // Of the fiber that waits, which is none of ours: another's inbox.
+  auto make() { return coir::inbox_receive_op<int>(whose.inbox<int>()); }
+  void complete() { whose.send(7); }
+  bool right(int got) { return got == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  auto make_ready() { return make(); }
+
+  std::shared_ptr<support::hand> end = std::make_shared<support::hand>();
+  coir::fiber<int> whose = coir::spawn([end = end] { return coir::await(support::hand_op(*end)); });
+};
+
+struct hearing {
+  static constexpr const char* name = "subscription::receive: broadcast_receive_op";
+  auto make() { return mine.receive(); }
+  void complete() { numbers.publish(7); }
+  bool right(const std::optional<coir::heard<int>>& got) { return got && got->value() == 7 && got->missed() == 0; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  auto make_ready() { return make(); }
+
+  coir::broadcast<int> numbers{1'000};
+  coir::subscription<int> mine = numbers.subscribe();
+};
+
+// To one that has no room until complete().
+struct sending_to_channel {
+  static constexpr const char* name = "channel::send: channel_send_op";
+  auto make() { return numbers.send(7); }
+  void complete() {
+    const std::vector<int> before = numbers.receive_all();
+    arrived = static_cast<std::size_t>(std::count(before.begin(), before.end(), 7));
+    if (arrived == 0) prepare(1);
+  }
+  bool right() {
+    const std::vector<int> rest = numbers.receive_all();
+    return std::exchange(arrived, 0) + static_cast<std::size_t>(std::count(rest.begin(), rest.end(), 7)) == 1;
+  }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) { numbers.set_capacity(coir::unbounded); }
+  auto make_ready() { return make(); }
+
+  coir::channel<int> numbers{0};
+  std::size_t arrived = 0;
+};
+
 template <abort_answer Answer>
 struct by_hand {
   static constexpr const char* name =
@@ -540,6 +608,7 @@ struct as_result : Case {
 // which waits for a region (tests/scope).
 using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, hearing_of_a_death,
                          taking_turns,
+                         receiving_from_channel, receiving_a_message, sending_to_channel, hearing,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
 using events = std::tuple<hearing_signal, outliving_child>;
@@ -552,7 +621,7 @@ using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<reques
                                       std::declval<sockets>(), std::declval<steps>()));
 // One of each sort: result_op adds only a take() of its own.
 using results =
-    std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>,
+    std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>, as_result<receiving_from_channel>,
                as_result<by_hand<abort_answer::later>>, as_result<receiving>, as_result<accepting>,
                as_result<reading_exactly>, as_result<reading_lines>>;
 using all = decltype(std::tuple_cat(std::declval<plain>(), std::declval<results>()));
