@@ -6,9 +6,7 @@ namespace coir {
 
 void event::gate_op::describe(std::string& text) const {
   if (!linked()) return;
-  const event_stats now = of_->stats();
-  text += fmt::format(", which {} and was set {} times", now.waiting == 1 ? "nobody else waits for" : "others wait for",
-                      now.sets);
+  text += fmt::format(", set {} times so far", of_->stats_.sets);
 }
 
 event_stats event::stats() const noexcept {

@@ -15,7 +15,7 @@
 // Cancel   a waiter's aborts now. One that has been handed the turn already runs the body, which is cancelled at its
 //          first suspend point; then the next has the turn.
 // Errors   what the body throws. std::logic_error for a body that calls the once it runs in.
-// Cost     5 ns when it is done, and for a task its frame. No allocation besides.
+// Cost     a few ns when it is done, and for a task its frame. No allocation besides.
 // See      coir/sync/mutex.hpp, coir/sync/event.hpp
 #pragma once
 

@@ -18,7 +18,7 @@
 //          factory that fails or is cancelled gives its place to the next who waits.
 // Errors   what the factory throws, to whom it makes one for. std::logic_error for a limit of 0, and for a lease that has
 //          nothing. std::bad_alloc.
-// Cost     25 ns to acquire what is idle and to give it back, and a few for each resource that is out: all are looked at.
+// Cost     36 ns to acquire what is idle and to give it back, and a few for each resource that is out: all are looked at.
 //          A resource is an allocation.
 // See      coir/sync/semaphore.hpp
 #pragma once

@@ -16,7 +16,7 @@
 // Cancel   aborts now. One that has been handed its permits already gets them, and is cancelled at its next suspend
 //          point.
 // Errors   std::logic_error: none, or more than there can ever be, are wanted or released.
-// Cost     10 ns to acquire what is there and to give it back. No allocation.
+// Cost     15 ns to acquire what is there and to give it back. No allocation.
 // See      coir/scope/throttler.hpp: so many in a time; coir/sync/resource_pool.hpp
 #pragma once
 

@@ -17,7 +17,7 @@
 //          gets it, and is cancelled at its next suspend point.
 // Errors   std::logic_error: for a fiber that holds it, in either mode, and would wait for itself, also with try_.
 //          unlock() of a guard that has no lock.
-// Cost     10 ns to lock and unlock it when it is free; who has to wait looks at all who hold it. No allocation.
+// Cost     13 ns to lock and unlock it when it is free; who has to wait looks at all who hold it. No allocation.
 // See      coir/sync/mutex.hpp; lib/sync/NOTE.md
 #pragma once
 
