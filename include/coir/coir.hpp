@@ -37,6 +37,8 @@
 #include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 
+#include <coir/sync/select.hpp>
+
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>
 #include <coir/io/stream.hpp>

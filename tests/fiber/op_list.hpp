@@ -213,6 +213,64 @@ struct by_hand {
   support::hand end{Answer};
 };
 
+// The other op of a select never comes to its end, and stops at once.
+template <abort_answer Answer>
+struct selecting : by_hand<Answer> {
+  static constexpr const char* name = Answer == abort_answer::now ? "select, abort now: select_op"
+                                                                  : "select, abort later: select_op";
+  auto make() { return coir::select(by_hand<Answer>::make(), support::hand_op(other)); }
+  template <class Got>
+  bool right(const Got& got) {
+    return got.index() == 0 && std::get<0>(got) == 7 && got.template also<1>() == nullptr;
+  }
+  auto make_ready() {
+    this->complete();
+    return make();
+  }
+  support::hand other;
+};
+
+// Ops with a name, in a select in a limit in a select.
+struct selecting_nested : by_hand<abort_answer::now> {
+  static constexpr const char* name = "select of select: select_op";
+  auto make() {
+    inner.emplace(end);
+    return coir::select(support::hand_op(other), coir::move_on_after(10h, coir::select(*inner, support::hand_op(third))));
+  }
+  template <class Got>
+  bool right(const Got& got) {
+    if (got.index() != 1 || !std::get<1>(got)) return false;
+    return std::get<1>(got)->index() == 0 && std::get<0>(*std::get<1>(got)) == 7;
+  }
+  auto make_ready() {
+    complete();
+    return make();
+  }
+  support::hand other;
+  support::hand third;
+  std::optional<support::hand_op> inner;
+};
+
+struct selecting_any : by_hand<abort_answer::now> {
+  static constexpr const char* name = "select_any: select_any_op";
+  auto make() {
+    ops.clear();
+    for (support::hand* each : {&other, &end, &third}) ops.emplace_back(*each);
+    return coir::select_any(ops);
+  }
+  template <class Got>
+  bool right(const Got& got) {
+    return got.index == 1 && got.value == 7 && got.also.empty();
+  }
+  auto make_ready() {
+    complete();
+    return make();
+  }
+  support::hand other;
+  support::hand third;
+  std::vector<support::hand_op> ops;
+};
+
 // --- requests ---
 
 struct polling {
@@ -242,6 +300,17 @@ struct receiving {
 
   ends both;
   coir::descriptor mine{loop_here(), both.mine};
+
+struct selecting_a_receive : receiving {
+  static constexpr const char* name = "select of a recv: select_op";
+  auto make() { return coir::select(support::hand_op(other), receiving::make()); }
+  template <class Got>
+  bool right(const Got& got) {
+    return got.index() == 1 && receiving::right(std::get<1>(got));
+  }
+  auto make_ready() { return make(); }
+  support::hand other;
+};
   std::array<std::byte, 1> into{};
 };
 
@@ -540,8 +609,10 @@ struct as_result : Case {
 // which waits for a region (tests/scope).
 using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, hearing_of_a_death,
                          taking_turns,
-                         by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
-using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
+                         by_hand<abort_answer::now>, by_hand<abort_answer::later>,
+                         selecting<abort_answer::now>, selecting<abort_answer::later>, selecting_nested,
+                         selecting_any>;
+using requests = std::tuple<polling, receiving, selecting_a_receive, reading, sending, becoming_readable, becoming_writable>;
 using events = std::tuple<hearing_signal, outliving_child>;
 using sockets =
     std::tuple<reading_some, reading_from_chunks, reading_chunks, writing_some, accepting, connecting>;
@@ -554,6 +625,7 @@ using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<reques
 using results =
     std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>,
                as_result<by_hand<abort_answer::later>>, as_result<receiving>, as_result<accepting>,
+               as_result<selecting<abort_answer::later>>,
                as_result<reading_exactly>, as_result<reading_lines>>;
 using all = decltype(std::tuple_cat(std::declval<plain>(), std::declval<results>()));
 

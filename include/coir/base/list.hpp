@@ -35,6 +35,22 @@ class list_node {
     next_ = previous_ = nullptr;
   }
 
+ protected:
+  // Out of its list, with its place kept: in front of what was behind it, which must not leave before it is back.
+  void step_aside() noexcept {
+    if (!linked()) return;
+    list_node* const behind = next_;
+    unlink();
+    previous_ = behind;
+  }
+  void step_back() noexcept {
+    if (linked() || previous_ == nullptr) return;
+    next_ = previous_;
+    previous_ = next_->previous_;
+    previous_->next_ = this;
+    next_->previous_ = this;
+  }
+
  private:
   template <class T>
   friend class list;
