@@ -194,6 +194,43 @@ struct taking_turns {
   std::optional<sequencer::held> first{coir::await(order.turn(0))};
 };
 
+// --- channels ---
+
+struct receiving_from_channel {
+  static constexpr const char* name = "channel::receive: channel_receive_op";
+  auto make() { return numbers.receive(); }
+  void complete() { check(numbers.try_send(7), "try_send"); }
+  bool right(const std::optional<int>& got) { return got == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  auto make_ready() { return make(); }
+
+  coir::channel<int> numbers{coir::unbounded};
+};
+
+// To one that has no room until complete().
+struct sending_to_channel {
+  static constexpr const char* name = "channel::send: channel_send_op";
+  auto make() { return numbers.send(7); }
+  void complete() {
+    const std::vector<int> before = numbers.receive_all();
+    arrived = static_cast<std::size_t>(std::count(before.begin(), before.end(), 7));
+    if (arrived == 0) prepare(1);
+  }
+  bool right() {
+    const std::vector<int> rest = numbers.receive_all();
+    return std::exchange(arrived, 0) + static_cast<std::size_t>(std::count(rest.begin(), rest.end(), 7)) == 1;
+  }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) { numbers.set_capacity(coir::unbounded); }
+  auto make_ready() { return make(); }
+
+  coir::channel<int> numbers{0};
+  std::size_t arrived = 0;
+};
+
 template <abort_answer Answer>
 struct by_hand {
   static constexpr const char* name =
@@ -609,10 +646,11 @@ struct as_result : Case {
 // which waits for a region (tests/scope).
 using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, hearing_of_a_death,
                          taking_turns,
-                         by_hand<abort_answer::now>, by_hand<abort_answer::later>,
-                         selecting<abort_answer::now>, selecting<abort_answer::later>, selecting_nested,
-                         selecting_any>;
-using requests = std::tuple<polling, receiving, selecting_a_receive, reading, sending, becoming_readable, becoming_writable>;
+                         receiving_from_channel, sending_to_channel,
+                         by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
+using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
+using selects = std::tuple<selecting<abort_answer::now>, selecting<abort_answer::later>, selecting_nested,
+                           selecting_any, selecting_a_receive>;
 using events = std::tuple<hearing_signal, outliving_child>;
 using sockets =
     std::tuple<reading_some, reading_from_chunks, reading_chunks, writing_some, accepting, connecting>;
@@ -620,10 +658,10 @@ using steps = std::tuple<writing_all, reading_exactly, reading_buffered, reading
                          reading_lines, peeking>;
 
 using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<requests>(), std::declval<events>(),
-                                      std::declval<sockets>(), std::declval<steps>()));
+                                      std::declval<sockets>(), std::declval<steps>(), std::declval<selects>()));
 // One of each sort: result_op adds only a take() of its own.
 using results =
-    std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>,
+    std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>, as_result<receiving_from_channel>,
                as_result<by_hand<abort_answer::later>>, as_result<receiving>, as_result<accepting>,
                as_result<selecting<abort_answer::later>>,
                as_result<reading_exactly>, as_result<reading_lines>>;
