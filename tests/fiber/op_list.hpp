@@ -210,6 +210,18 @@ struct receiving_from_channel {
   coir::channel<int> numbers{coir::unbounded};
 };
 
+struct selecting_channels : receiving_from_channel {
+  static constexpr const char* name = "select of channels: select_op";
+  auto make() { return coir::select(full.send(1), receiving_from_channel::make(), receiving_from_channel::make()); }
+  template <class Got>
+  bool right(Got&& got) {
+    if (got.index() == 1) return receiving_from_channel::right(std::get<1>(std::move(got)));
+    return got.index() == 2 && receiving_from_channel::right(std::get<2>(std::move(got)));
+  }
+  auto make_ready() { return make(); }
+  coir::channel<int> full;
+};
+
 // To one that has no room until complete().
 struct sending_to_channel {
   static constexpr const char* name = "channel::send: channel_send_op";
@@ -337,6 +349,8 @@ struct receiving {
 
   ends both;
   coir::descriptor mine{loop_here(), both.mine};
+  std::array<std::byte, 1> into{};
+};
 
 struct selecting_a_receive : receiving {
   static constexpr const char* name = "select of a recv: select_op";
@@ -347,8 +361,6 @@ struct selecting_a_receive : receiving {
   }
   auto make_ready() { return make(); }
   support::hand other;
-};
-  std::array<std::byte, 1> into{};
 };
 
 struct reading : receiving {
@@ -650,7 +662,7 @@ using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, join
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
 using selects = std::tuple<selecting<abort_answer::now>, selecting<abort_answer::later>, selecting_nested,
-                           selecting_any, selecting_a_receive>;
+                           selecting_any, selecting_a_receive, selecting_channels>;
 using events = std::tuple<hearing_signal, outliving_child>;
 using sockets =
     std::tuple<reading_some, reading_from_chunks, reading_chunks, writing_some, accepting, connecting>;
