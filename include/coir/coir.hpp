@@ -37,8 +37,10 @@
 #include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 
+#include <coir/sync/broadcast.hpp>
 #include <coir/sync/channel.hpp>
 #include <coir/sync/closed.hpp>
+#include <coir/sync/inbox.hpp>
 #include <coir/sync/select.hpp>
 
 #include <coir/io/events.hpp>

@@ -75,6 +75,7 @@ bool fiber_base::restart() {
   if (phase_ == phase::fresh) return true;
   control_ |= restarting;
   region::cancel();
+  tell_attached(&attached::fiber_restarted);
   home_->on().work_appeared();
   return true;
 }
@@ -110,6 +111,30 @@ bool fiber_home::begin_again(fiber_base& which) noexcept {
   which.update_interrupted();
   push(which);
   return true;
+}
+
+// --- what other folders keep with it ---
+
+attached* fiber_base::find_attached(const void* key) const noexcept {
+  const cold* const mine = cold_part();
+  if (mine == nullptr) return nullptr;
+  for (attached* each = mine->attached.get(); each != nullptr; each = each->next_.get()) {
+    if (each->key_ == key) return each;
+  }
+  return nullptr;
+}
+
+attached& fiber_base::attach(std::unique_ptr<attached> what) {
+  cold& mine = make_cold();
+  what->next_ = std::move(mine.attached);
+  mine.attached = std::move(what);
+  return *mine.attached;
+}
+
+void fiber_base::tell_attached(void (attached::*what)() noexcept) noexcept {
+  const cold* const mine = cold_part();
+  if (mine == nullptr) return;
+  for (attached* each = mine->attached.get(); each != nullptr; each = each->next_.get()) (each->*what)();
 }
 
 // --- interject ---

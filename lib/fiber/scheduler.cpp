@@ -236,6 +236,7 @@ void fiber_home::body_over(fiber_base& which) noexcept {
   }
   // A fiber ends after its children. They are cancelled; the last one puts it in the run queue.
   which.region::cancel();
+  if ((which.control_ & fiber_base::restarting) == 0) which.tell_attached_end();
 }
 
 void fiber_home::end(fiber_base& which) noexcept {
@@ -251,6 +252,7 @@ void fiber_home::end(fiber_base& which) noexcept {
     which.flags_ |= fiber_base::bodyless;
     which.body_kind().end(which);
     if ((which.control_ & fiber_base::with_visits) != 0) which.drop_visits();
+    which.tell_attached_end();
   }
   if (!which.region::empty()) [[unlikely]] {
     current_fiber = nullptr;

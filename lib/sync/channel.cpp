@@ -1,25 +1,31 @@
 #include <coir/sync/channel.hpp>
 
 #include <coir/base/error.hpp>
+#include <coir/sync/inbox.hpp>
 
-#include <cxxabi.h>
+#include "type_name.hpp"
+
 #include <fmt/format.h>
 
-#include <cstdlib>
-#include <memory>
+#include <cerrno>
+#include <string>
+#include <string_view>
 
 namespace coir::priv {
 
+namespace {
+
+std::string name_of(const fiber_base& whose) {
+  const std::string_view name = whose.name();
+  return fmt::format("fiber {}{}{}", whose.id(), name.empty() ? "" : " ", name);
+}
+
+}  // namespace
+
 void describe_channel(std::string& text, const channel_picture& what) {
-  struct release {
-    void operator()(char* name) const noexcept { std::free(name); }
-  };
-  int status = 0;
-  const std::unique_ptr<char, release> readable(abi::__cxa_demangle(what.type->name(), nullptr, nullptr, &status));
-  text += fmt::format(" of {}", status == 0 ? readable.get() : what.type->name());
+  text += fmt::format(" of {}", name_of(*what.type));
   if (what.inbox_of != nullptr) {
-    const std::string_view name = what.inbox_of->name();
-    text += fmt::format(", inbox of fiber {}{}{}", what.inbox_of->id(), name.empty() ? "" : " ", name);
+    text += fmt::format(", inbox of {}", name_of(*what.inbox_of));
   }
   if (what.capacity == unbounded) {
     text += fmt::format(", {} there", what.size);
@@ -29,8 +35,18 @@ void describe_channel(std::string& text, const channel_picture& what) {
   if (what.before != 0) text += fmt::format(", behind {}", what.before);
 }
 
-void throw_sent_already() { throw_misuse("the value of a send was wanted, and it was sent: only one that did not happen has it"); }
+void throw_inbox_full(const fiber_base& whose, const std::type_info& type, std::size_t capacity) {
+  throw_error(ENOBUFS, fmt::format("sending to {}: its inbox of {} has a capacity of {}, and is full: "
+                                   "co_await handle.inbox<...>().send(message) waits",
+                                   name_of(whose), name_of(type), capacity));
+}
 
-void throw_no_reason() { throw_misuse("a channel was closed with an empty exception_ptr: close() is without an error"); }
+void throw_sent_already() {
+  throw_misuse("the value of a send was wanted, and it was sent: only one that did not happen has it");
+}
+
+void throw_no_reason() {
+  throw_misuse("a channel was closed with an empty exception_ptr: close() is without an error");
+}
 
 }  // namespace coir::priv

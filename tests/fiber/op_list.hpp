@@ -222,6 +222,37 @@ struct selecting_channels : receiving_from_channel {
   coir::channel<int> full;
 };
 
+struct receiving_a_message {
+  static constexpr const char* name = "receive: inbox_receive_op";
+  // Of the fiber that waits, which is none of ours: another's inbox.
+  auto make() { return coir::inbox_receive_op<int>(whose.inbox<int>()); }
+  void complete() { whose.send(7); }
+  bool right(int got) { return got == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  auto make_ready() { return make(); }
+
+  std::shared_ptr<support::hand> end = std::make_shared<support::hand>();
+  coir::fiber<int> whose = coir::spawn([end = end] { return coir::await(support::hand_op(*end)); });
+};
+
+struct hearing {
+  static constexpr const char* name = "subscription::receive: broadcast_receive_op";
+  auto make() { return mine.receive(); }
+  void complete() { numbers.publish(7); }
+  bool right(const std::optional<coir::heard<int>>& got) { return got && got->value() == 7 && got->missed() == 0; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  auto make_ready() { return make(); }
+
+  coir::broadcast<int> numbers{1'000};
+  coir::subscription<int> mine = numbers.subscribe();
+};
+
 // To one that has no room until complete().
 struct sending_to_channel {
   static constexpr const char* name = "channel::send: channel_send_op";
@@ -658,7 +689,7 @@ struct as_result : Case {
 // which waits for a region (tests/scope).
 using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, hearing_of_a_death,
                          taking_turns,
-                         receiving_from_channel, sending_to_channel,
+                         receiving_from_channel, receiving_a_message, sending_to_channel, hearing,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
 using selects = std::tuple<selecting<abort_answer::now>, selecting<abort_answer::later>, selecting_nested,

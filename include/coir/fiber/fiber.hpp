@@ -43,6 +43,8 @@
 namespace coir {
 
 class monitor;
+template <class T>
+class channel;
 
 // A control block with room for the result.
 template <class T>
@@ -176,6 +178,16 @@ class handle_base {
   // It is the next to run, once it is ready. O(n) in the number of fibers that are ready. False: it is ending or
   // dead.
   bool run_next() const { return block().run_next(); }
+  // --- messages (defined in coir/sync/inbox.hpp, which says more) ---
+
+  // Puts a message into its inbox, which is made on first use; never waits, never switches. False: it is ending or
+  // dead, or has closed that inbox. std::system_error (ENOBUFS): the inbox was given a capacity, and is full.
+  template <class M>
+  bool send(M&& message) const;
+  // The inbox for messages of this type. A fiber that has ended has a closed one.
+  template <class M>
+  channel<M>& inbox() const;
+
   // Failures of the body and of children that came after the one that join() throws.
   std::vector<std::exception_ptr> other_failures() const;
   // The control block: what a debugger wants to know, and no user needs.

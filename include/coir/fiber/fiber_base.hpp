@@ -29,6 +29,7 @@
 #include <coir/base/list.hpp>
 #include <coir/base/place.hpp>
 #include <coir/base/time.hpp>
+#include <coir/fiber/attached.hpp>
 #include <coir/fiber/region.hpp>
 #include <coir/loop/loop.hpp>
 #include <coir/loop/waiter.hpp>
@@ -171,6 +172,10 @@ class fiber_base : public waiter, private region {
   bool parked() const noexcept { return (control_ & is_parked) != 0; }
   bool run_next() noexcept;
 
+  // What other folders keep with it (coir/fiber/attached.hpp). Null: nothing by this key.
+  attached* find_attached(const void* key) const noexcept;
+  attached& attach(std::unique_ptr<attached> what);
+
   // Failures of its children that nothing will throw: for handle_base::other_failures().
   void keep_failures(const std::vector<std::exception_ptr>& others) noexcept;
   // What interrupt() gave it and no suspend point has thrown yet.
@@ -221,6 +226,7 @@ class fiber_base : public waiter, private region {
       void operator()(fiber_control* what) const noexcept;
     };
     std::unique_ptr<fiber_control, free_control> control;  // grace, interjected functions, monitors
+    std::unique_ptr<coir::attached> attached;              // the latest
   };
   cold& make_cold();  // may throw std::bad_alloc
   // Has values that a child inherits.
@@ -295,6 +301,12 @@ class fiber_base : public waiter, private region {
   }
   // Its next wake-up goes ahead of what is queued.
   void hasten() noexcept;
+  // Its body is over.
+  void tell_attached_end() noexcept {
+    if (const cold* const mine = cold_part(); mine != nullptr && mine->attached != nullptr) [[unlikely]]
+      tell_attached(&attached::fiber_over);
+  }
+  void tell_attached(void (attached::*what)() noexcept) noexcept;
   void run_visits() noexcept;
   void drop_visits() noexcept;
   void hold() noexcept { ++references_; }
