@@ -37,11 +37,20 @@
 #include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 
+#include <coir/sync/barrier.hpp>
 #include <coir/sync/broadcast.hpp>
 #include <coir/sync/channel.hpp>
 #include <coir/sync/closed.hpp>
+#include <coir/sync/condition.hpp>
+#include <coir/sync/event.hpp>
 #include <coir/sync/inbox.hpp>
+#include <coir/sync/latch.hpp>
+#include <coir/sync/mutex.hpp>
+#include <coir/sync/once.hpp>
+#include <coir/sync/resource_pool.hpp>
 #include <coir/sync/select.hpp>
+#include <coir/sync/semaphore.hpp>
+#include <coir/sync/shared_mutex.hpp>
 
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>

@@ -274,6 +274,130 @@ struct sending_to_channel {
   std::size_t arrived = 0;
 };
 
+// --- locks, gates and pools ---
+
+// Somebody has it until complete(). Whoever gets it gives it back with the result.
+struct locking {
+  static constexpr const char* name = "mutex::lock: lock_op";
+  auto make() { return one.lock(); }
+  void complete() { first.reset(); }
+  bool right(const coir::mutex::held& held) { return static_cast<bool>(held); }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return other.lock(); }
+
+  coir::mutex one;
+  coir::mutex other;
+  std::optional<coir::mutex::held> first{coir::await(one.lock())};
+};
+
+struct locking_alone {
+  static constexpr const char* name = "shared_mutex::lock: shared_mutex_op";
+  auto make() { return one.lock(); }
+  void complete() { first.reset(); }
+  template <class Held>
+  bool right(const Held& held) {
+    return static_cast<bool>(held);
+  }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return other.lock(); }
+
+  coir::shared_mutex one;
+  coir::shared_mutex other;
+  std::optional<coir::shared_mutex::held> first{coir::await(one.lock())};
+};
+
+struct locking_shared : locking_alone {
+  static constexpr const char* name = "shared_mutex::lock_shared: shared_mutex_op";
+  auto make() { return one.lock_shared(); }
+  auto make_ready() { return other.lock_shared(); }
+};
+
+struct acquiring {
+  static constexpr const char* name = "semaphore::acquire: acquire_op";
+  auto make() { return one.acquire(2); }
+  void complete() { one.release(); }
+  bool right(const coir::semaphore::permit& got) { return got.count() == 2; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return other.acquire(); }
+
+  coir::semaphore one{1};
+  coir::semaphore other{1};
+};
+
+struct passing_gate {
+  static constexpr const char* name = "event::wait: gate_op";
+  auto make() { return one.wait(); }
+  void complete() { one.set(); }
+  bool right() { return true; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) { complete(); }
+  auto make_ready() { return make(); }
+
+  coir::event one;
+};
+
+struct arriving {
+  static constexpr const char* name = "latch::arrive_and_wait: latch_op";
+  auto make() { return one.arrive_and_wait(); }
+  void complete() { one.count_down(); }
+  bool right() { return one.is_open(); }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return other.wait(); }
+
+  coir::latch one{2};
+  coir::latch other{0};
+};
+
+// The other one comes.
+struct meeting {
+  static constexpr const char* name = "barrier::arrive_and_wait: barrier_op";
+  auto make() { return one.arrive_and_wait(); }
+  void complete() {
+    coir::spawn([&one = one] { static_cast<void>(coir::await(one.arrive_and_wait())); });
+  }
+  bool right(bool) { return one.stats().rounds == 1; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return other.arrive_and_wait(); }
+
+  coir::barrier one{2};
+  coir::barrier other{1};
+};
+
+// The one who tries fails.
+struct trying_once {
+  static constexpr const char* name = "once::enter: once_op";
+  auto make() { return one.enter(); }
+  void complete() { first.reset(); }
+  bool right(const coir::once::turn& mine) { return static_cast<bool>(mine); }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return other.enter(); }
+
+  coir::once one;
+  coir::once other;
+  std::optional<coir::once::turn> first{coir::await(one.enter())};
+};
+
+// Underneath resource_pool::acquire, which is a task.
+struct taking_from_pool {
+  static constexpr const char* name = "resource_pool::acquire: pool_op";
+  auto make() { return one.turn(coir::place()); }
+  void complete() { first.reset(); }
+  bool right(const coir::priv::pool_turn& got) { return static_cast<bool>(got.right); }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return other.turn(coir::place()); }
+
+  coir::priv::pool_base one{1};
+  coir::priv::pool_base other{1};
+  std::optional<coir::priv::pool_turn> first{coir::await(one.turn(coir::place()))};
+};
+
 template <abort_answer Answer>
 struct by_hand {
   static constexpr const char* name =
@@ -686,7 +810,7 @@ struct as_result : Case {
 // Not here: yield_op, which waits for nothing (scheduler_test.cpp), all_blocked_op, which waits for all others
 // (tests/testing), tcp_close_op, which waits only for what else is in flight on the stream (tests/net), path_op,
 // which is never ready when it begins (tests/io), region_end_op, which cannot be cancelled, and shutdown_op,
-// which waits for a region (tests/scope).
+// which waits for a region (tests/scope); condition_op, which is for a fiber that holds a lock (tests/sync).
 using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, joining_any, taking, hearing_of_a_death,
                          taking_turns,
                          receiving_from_channel, receiving_a_message, sending_to_channel, hearing,
@@ -700,7 +824,10 @@ using sockets =
 using steps = std::tuple<writing_all, reading_exactly, reading_buffered, reading_until,
                          reading_lines, peeking>;
 
-using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<requests>(), std::declval<events>(),
+using locks = std::tuple<locking, locking_alone, locking_shared, acquiring, passing_gate, arriving, meeting,
+                         trying_once, taking_from_pool>;
+
+using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<locks>(), std::declval<requests>(), std::declval<events>(),
                                       std::declval<sockets>(), std::declval<steps>(), std::declval<selects>()));
 // One of each sort: result_op adds only a take() of its own.
 using results =

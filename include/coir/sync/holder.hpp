@@ -1,0 +1,67 @@
+// coir/sync/holder.hpp: who has what was to be had: the op it was handed to, then the guard its fiber got.
+//
+//   class permit : private coir::priv::holder { ... ~permit() { if (linked()) of_->give_back(*this); } };
+//
+// The bottom layer of locks that several fibers hold at a time, for those who write another. What is lent out keeps
+// a list of its holders: so the deadlock report names them, and those that outlive it have nothing to give back.
+//
+// Shape    32 bytes: a node, the fiber, and the line where it asked. It moves with its place in the list.
+// Thread   one loop.
+// Errors   none.
+// Cost     a few stores to take, to move and to give back.
+// See      coir/sync/semaphore.hpp, coir/sync/shared_mutex.hpp; lib/sync/NOTE.md
+#pragma once
+
+#include <coir/base/list.hpp>
+#include <coir/base/place.hpp>
+#include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/fiber_home.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace coir::priv {
+
+class holder : public list_node {
+ public:
+  std::uint64_t fiber() const noexcept { return fiber_; }
+  place since() const noexcept { return since_; }
+  // From now on; before it hangs anywhere.
+  void belongs_to(const fiber_base& who, place since) noexcept {
+    fiber_ = who.id();
+    since_ = since;
+  }
+
+ protected:
+  holder() noexcept = default;
+  holder(holder&& other) noexcept : list_node(), fiber_(other.fiber_), since_(other.since_) { take_place_of(other); }
+  holder& operator=(const holder&) = delete;
+  ~holder() = default;
+  // Of one that has nothing.
+  void take_over(holder& other) noexcept {
+    fiber_ = other.fiber_;
+    since_ = other.since_;
+    take_place_of(other);
+  }
+
+ private:
+  std::uint64_t fiber_ = 0;
+  place since_;
+};
+
+// Texts for the deadlock report and for errors. The fibers of `home` are asked for the name.
+std::string text_of(const fiber_home& home, std::uint64_t fiber);
+std::string text_of(place at);
+void describe_holders(const fiber_home& home, const list<holder>& all, std::string& text);
+// How many wait in front of it.
+void describe_place(std::size_t behind, std::string& text);
+
+template <class List, class Op>
+void describe_place_in(const List& waiting, const Op& one, std::string& text) {
+  std::size_t before = 0;
+  for (const Op* at = &waiting.front(); at != &one; at = waiting.after(*at)) ++before;
+  describe_place(before, text);
+}
+
+}  // namespace coir::priv
