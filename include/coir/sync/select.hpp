@@ -272,8 +272,9 @@ class selecting : public select_base, protected Branches {
     busy_ = true;
     const std::uint32_t first = this->count() == 1 ? 0 : running_fiber().home().draw(this->count());
     this->each_from(first, [this](auto& branch) { return this->begin(branch); });
+    // Before any of them is stopped, too: it may ask whether it still waits.
+    if constexpr (Branches::meet_each_other) step_back();
     if (!HasOtherwise && winner_ == nullptr) [[likely]] {
-      if constexpr (Branches::meet_each_other) step_back();
       busy_ = false;
       return true;
     }
