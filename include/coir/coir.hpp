@@ -48,6 +48,7 @@
 #include <coir/sync/mutex.hpp>
 #include <coir/sync/once.hpp>
 #include <coir/sync/resource_pool.hpp>
+#include <coir/sync/select.hpp>
 #include <coir/sync/semaphore.hpp>
 #include <coir/sync/shared_mutex.hpp>
 

@@ -210,6 +210,18 @@ struct receiving_from_channel {
   coir::channel<int> numbers{coir::unbounded};
 };
 
+struct selecting_channels : receiving_from_channel {
+  static constexpr const char* name = "select of channels: select_op";
+  auto make() { return coir::select(full.send(1), receiving_from_channel::make(), receiving_from_channel::make()); }
+  template <class Got>
+  bool right(Got&& got) {
+    if (got.index() == 1) return receiving_from_channel::right(std::get<1>(std::move(got)));
+    return got.index() == 2 && receiving_from_channel::right(std::get<2>(std::move(got)));
+  }
+  auto make_ready() { return make(); }
+  coir::channel<int> full;
+};
+
 struct receiving_a_message {
   static constexpr const char* name = "receive: inbox_receive_op";
   // Of the fiber that waits, which is none of ours: another's inbox.
@@ -405,6 +417,64 @@ struct by_hand {
   support::hand end{Answer};
 };
 
+// The other op of a select never comes to its end, and stops at once.
+template <abort_answer Answer>
+struct selecting : by_hand<Answer> {
+  static constexpr const char* name = Answer == abort_answer::now ? "select, abort now: select_op"
+                                                                  : "select, abort later: select_op";
+  auto make() { return coir::select(by_hand<Answer>::make(), support::hand_op(other)); }
+  template <class Got>
+  bool right(const Got& got) {
+    return got.index() == 0 && std::get<0>(got) == 7 && got.template also<1>() == nullptr;
+  }
+  auto make_ready() {
+    this->complete();
+    return make();
+  }
+  support::hand other;
+};
+
+// Ops with a name, in a select in a limit in a select.
+struct selecting_nested : by_hand<abort_answer::now> {
+  static constexpr const char* name = "select of select: select_op";
+  auto make() {
+    inner.emplace(end);
+    return coir::select(support::hand_op(other), coir::move_on_after(10h, coir::select(*inner, support::hand_op(third))));
+  }
+  template <class Got>
+  bool right(const Got& got) {
+    if (got.index() != 1 || !std::get<1>(got)) return false;
+    return std::get<1>(got)->index() == 0 && std::get<0>(*std::get<1>(got)) == 7;
+  }
+  auto make_ready() {
+    complete();
+    return make();
+  }
+  support::hand other;
+  support::hand third;
+  std::optional<support::hand_op> inner;
+};
+
+struct selecting_any : by_hand<abort_answer::now> {
+  static constexpr const char* name = "select_any: select_any_op";
+  auto make() {
+    ops.clear();
+    for (support::hand* each : {&other, &end, &third}) ops.emplace_back(*each);
+    return coir::select_any(ops);
+  }
+  template <class Got>
+  bool right(const Got& got) {
+    return got.index == 1 && got.value == 7 && got.also.empty();
+  }
+  auto make_ready() {
+    complete();
+    return make();
+  }
+  support::hand other;
+  support::hand third;
+  std::vector<support::hand_op> ops;
+};
+
 // --- requests ---
 
 struct polling {
@@ -435,6 +505,17 @@ struct receiving {
   ends both;
   coir::descriptor mine{loop_here(), both.mine};
   std::array<std::byte, 1> into{};
+};
+
+struct selecting_a_receive : receiving {
+  static constexpr const char* name = "select of a recv: select_op";
+  auto make() { return coir::select(support::hand_op(other), receiving::make()); }
+  template <class Got>
+  bool right(const Got& got) {
+    return got.index() == 1 && receiving::right(std::get<1>(got));
+  }
+  auto make_ready() { return make(); }
+  support::hand other;
 };
 
 struct reading : receiving {
@@ -735,6 +816,8 @@ using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, join
                          receiving_from_channel, receiving_a_message, sending_to_channel, hearing,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
+using selects = std::tuple<selecting<abort_answer::now>, selecting<abort_answer::later>, selecting_nested,
+                           selecting_any, selecting_a_receive, selecting_channels>;
 using events = std::tuple<hearing_signal, outliving_child>;
 using sockets =
     std::tuple<reading_some, reading_from_chunks, reading_chunks, writing_some, accepting, connecting>;
@@ -745,11 +828,12 @@ using locks = std::tuple<locking, locking_alone, locking_shared, acquiring, pass
                          trying_once, taking_from_pool>;
 
 using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<locks>(), std::declval<requests>(), std::declval<events>(),
-                                      std::declval<sockets>(), std::declval<steps>()));
+                                      std::declval<sockets>(), std::declval<steps>(), std::declval<selects>()));
 // One of each sort: result_op adds only a take() of its own.
 using results =
     std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>, as_result<receiving_from_channel>,
                as_result<by_hand<abort_answer::later>>, as_result<receiving>, as_result<accepting>,
+               as_result<selecting<abort_answer::later>>,
                as_result<reading_exactly>, as_result<reading_lines>>;
 using all = decltype(std::tuple_cat(std::declval<plain>(), std::declval<results>()));
 

@@ -36,6 +36,20 @@ class list_node {
   }
 
  protected:
+  // Out of its list, with its place kept: in front of what was behind it, which must not leave before it is back.
+  void step_aside() noexcept {
+    if (!linked()) return;
+    list_node* const behind = next_;
+    unlink();
+    previous_ = behind;
+  }
+  void step_back() noexcept {
+    if (linked() || previous_ == nullptr) return;
+    next_ = previous_;
+    previous_ = next_->previous_;
+    previous_->next_ = this;
+    next_->previous_ = this;
+  }
   // Hangs where `other` hung, which hangs nowhere then: for a base of what is moved while it is linked.
   void take_place_of(list_node& other) noexcept {
     if (!other.linked()) return;

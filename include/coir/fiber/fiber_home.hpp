@@ -94,6 +94,12 @@ class fiber_home final : public ready_hook {
   bool has_ready() const noexcept override { return !ready_.empty() || !visited_.empty(); }
   // Parked fibers go on, and none can be parked any more: whoever must see all of them end.
   void end_parking() noexcept;
+  // A number below `count`, for whoever must not always begin with the same one: drawn, and the same whenever all
+  // else is.
+  std::uint32_t draw(std::uint32_t count) noexcept {
+    drawn_ = drawn_ * 6364136223846793005U + 1442695040888963407U;
+    return static_cast<std::uint32_t>((drawn_ >> 32) * count >> 32);
+  }
   void abandon() noexcept override { turn_left_ = turn_put_by_ = 0; }
 
   // What the awaiters stand on.
@@ -207,6 +213,7 @@ class fiber_home final : public ready_hook {
   stack* leaving_ = nullptr;      // a fiber ends on it: it is not to be had yet
 
   loop* loop_;
+  std::uint64_t drawn_ = 0;
   std::exception_ptr thrown_;
   std::uint64_t next_id_ = 1;     // so many blocks were made, less one
   std::uint64_t recycled_ = 0;    // ... and so many of them are free again

@@ -190,6 +190,16 @@ class [[nodiscard("co_await it, or coir::await(it)")]] result_op {
   {
     what_.shutting_down();
   }
+  void step_aside() noexcept
+    requires requires(Op& what) { what.step_aside(); }
+  {
+    what_.step_aside();
+  }
+  void step_back() noexcept
+    requires requires(Op& what) { what.step_back(); }
+  {
+    what_.step_back();
+  }
 
   auto take() {
     if constexpr (requires { what_.take_result(); }) {

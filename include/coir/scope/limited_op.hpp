@@ -138,6 +138,16 @@ class [[nodiscard("co_await it, or coir::await(it)")]] limited_op : public limit
   {
     what_.shutting_down();
   }
+  void step_aside() noexcept
+    requires requires(Op& what) { what.step_aside(); }
+  {
+    what_.step_aside();
+  }
+  void step_back() noexcept
+    requires requires(Op& what) { what.step_back(); }
+  {
+    what_.step_back();
+  }
 
  private:
   static abort_answer stop(limited_op_base& self) noexcept { return static_cast<limited_op&>(self).what_.abort(); }

@@ -39,6 +39,10 @@ class wait_node : public list_node {
   // It hangs in a list.
   bool waiting() const noexcept { return linked(); }
 
+  // Nobody meets it until it is back, in its place: the ops of one select do not meet each other (select.hpp).
+  using list_node::step_aside;
+  using list_node::step_back;
+
  protected:
   wait_node() noexcept = default;
   ~wait_node() = default;
