@@ -37,6 +37,9 @@
 #include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 
+#include <coir/thread/offload.hpp>
+#include <coir/thread/pool.hpp>
+
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>
 #include <coir/io/stream.hpp>
