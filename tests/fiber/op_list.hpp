@@ -28,6 +28,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <csignal>
@@ -545,13 +546,16 @@ struct blocking_source {
 struct offloading {
   static constexpr const char* name = "offload, in the queue: offload_op";
   auto make() {
-    // Nothing begins before complete().
-    if (!held_up) threads.post([this] { gate.acquire(); });
-    held_up = true;
-    while (threads.stats().begun == threads.stats().done) std::this_thread::yield();
+    // Nothing begins before complete(), unless that has come and found nobody.
+    if (!held_up && unheard == 0) {
+      held_up = true;
+      threads.post([this] { gate.acquire(); });
+      while (threads.stats().begun == threads.stats().done) std::this_thread::yield();
+    }
     return coir::offload(threads, call);
   }
   void complete() {
+    ++unheard;
     if (std::exchange(held_up, false)) gate.release();
   }
   bool right(int result) { return result == 7; }
@@ -560,10 +564,15 @@ struct offloading {
   auto make_ready() { return coir::offload(threads, call); }
   ~offloading() { complete(); }
 
-  struct sevens {
-    int operator()() const { return 7; }
+  struct taking_one {
+    std::atomic<int>* from;
+    int operator()() const {
+      --*from;
+      return 7;
+    }
   };
-  sevens call;
+  std::atomic<int> unheard = 0;
+  taking_one call{&unheard};
   bool held_up = false;
   std::counting_semaphore<> gate{0};
   coir::pool threads{coir::pool_options().threads(1)};

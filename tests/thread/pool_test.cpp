@@ -352,10 +352,10 @@ TEST_CASE("a pool that can have no more threads goes on with those it has") {
     gate.open();
     while (threads.stats().done != 102) std::this_thread::yield();
     const coir::pool_stats now = threads.stats();
-    std::fprintf(stderr, "%u threads, refused: %d\n", now.threads, now.threads_refused != 0);
+    if (now.threads == 8 || now.threads_refused == 0) std::fprintf(stderr, "none was refused\n");
   });
   CHECK(ended.exit_code == 0);
-  CHECK(ended.text == "1 threads, refused: 1\n");
+  CHECK(ended.text.empty());
 }
 #endif
 
@@ -384,6 +384,9 @@ TEST_CASE("a child process cannot use its parent's pool, and destroys it without
   CHECK_THAT(ended.text, Contains("pool parents was used in a child process") && Contains("nor use_pool"));
   CHECK_THAT(ended.text, !Contains("it has threads"));
 }
+
+#if !COIR_THREAD_SANITIZER
+// Which ends a child with threads of its own when the parent had any.
 
 TEST_CASE("the default pool is one for the process, and another one in a child") {
   pool& mine = coir::default_pool();
@@ -426,3 +429,4 @@ TEST_CASE("a child that comes back from the job that forked it is ended, and tol
   CHECK(ended.exit_code == 0);
   CHECK_THAT(ended.text, Contains("a job of pool forks forked, and the child came back from it") && Contains("it was"));
 }
+#endif
