@@ -52,6 +52,9 @@
 #include <coir/sync/semaphore.hpp>
 #include <coir/sync/shared_mutex.hpp>
 
+#include <coir/thread/offload.hpp>
+#include <coir/thread/pool.hpp>
+
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>
 #include <coir/io/stream.hpp>

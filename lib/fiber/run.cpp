@@ -86,6 +86,7 @@ runner::runner(const run_options& options)
   }
   if (options.on_failure_) fibers_.on_failure(options.on_failure_);
   fibers_.home().arrange(options.order_);
+  give_blocking(loop_);
   if (reports_overflow_) priv::report_stack_overflow();
 }
 

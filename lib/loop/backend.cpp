@@ -46,6 +46,7 @@ int backend::perform(request& what) noexcept {
 }
 
 backend::~backend() {
+  dismiss_blocking();
   if (chunks_ != nullptr) chunks_->release();
 }
 
@@ -217,7 +218,9 @@ void backend::drain() noexcept {
   draining_ = true;
   attended_ = -1;  // the watchers are gone, and their descriptor may be a stranger's
   descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
-  while (in_flight_ != 0) wait(never);
+  while (in_flight_ != 0) {
+    if (blocking_.settle == nullptr || !blocking_.settle(blocking_.self)) wait(never);
+  }
 }
 
 void backend::let_go() noexcept {

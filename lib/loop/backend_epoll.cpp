@@ -333,7 +333,7 @@ bool epoll_backend::take_chunk(request& what) noexcept {
 }
 
 abort_answer epoll_backend::do_withdraw(request& what, descriptor_state& state) noexcept {
-  if (may_block(what)) return abort_answer::later;
+  if (may_block(what)) return withdraw_blocking(what);
   detach(what);
   unwatch_foreign(what.fd, state);
   return abort_answer::now;

@@ -30,6 +30,8 @@ namespace {
 constinit thread_local loop* current_loop = nullptr;
 
 constinit backend_maker* chosen_maker = nullptr;
+using blocking_choice = void (*)(loop&);
+constinit blocking_choice blocking_giver = nullptr;
 
 // Between two looks at the kernel: a million timers due at once must not keep descriptors waiting.
 constexpr std::size_t timers_per_turn = 1024;
@@ -104,6 +106,11 @@ void let_sigpipe_go() noexcept {
 }  // namespace
 
 void choose_backend(backend_maker* maker) noexcept { chosen_maker = maker; }
+
+void choose_blocking(void (*give)(loop&)) noexcept { blocking_giver = give; }
+void give_blocking(loop& to) {
+  if (blocking_giver != nullptr && to.kind() == backend_kind::epoll) blocking_giver(to);
+}
 
 const backend_choice& backend_report() {
   static const backend_choice given{backend_kind::given, "given: the program has chosen it"};
@@ -181,7 +188,7 @@ loop::~loop() {
   // What one of them held may have held, or makes, another.
   while (!registrations_.empty()) registrations_.front().cancel();
   loop_registry::remove(*this);
-  while (posts_ != nullptr) delete std::exchange(posts_, inbox::behind(*posts_));
+  while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->over();
   // In a child process the hold, if there is one, is that of loops of its own.
   if (usable() && owner_ == std::this_thread::get_id()) let_sigpipe_go();
 }
@@ -372,7 +379,7 @@ std::size_t loop::run_posts() {
   // What is posted meanwhile waits for the next turn. A post that throws has been run; those behind it
   // stay in posts_.
   while (posts_ != nullptr) {
-    const std::unique_ptr<post_node> first(posts_);
+    const std::unique_ptr<post_node, post_node::end> first(posts_);
     posts_ = inbox::behind(*first);
     ++count;
     ++stats_.posts;

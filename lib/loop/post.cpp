@@ -1,6 +1,8 @@
 #include <coir/base/error.hpp>
 #include <coir/loop/post.hpp>
 
+#include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -16,10 +18,25 @@ inbox::inbox() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
 }
 
 inbox::~inbox() {
+  awake();
   // What dies here may post once more.
   while (post_node* node = take()) {
-    while (node != nullptr) delete std::exchange(node, node->next_);
+    while (node != nullptr) std::exchange(node, node->next_)->over();
   }
+  if (abandoned_) return;
+  // Whoever rang has let the loop run, which may have come to its end before the write(2) has.
+  while (rings_over_.load(std::memory_order_acquire) != rings_begun_) ::sched_yield();
+}
+
+void inbox::drop_some() noexcept {
+  silence();
+  if (fall_asleep()) {
+    pollfd until{fd_.get(), POLLIN, 0};
+    while (::poll(&until, 1, -1) < 0) {
+    }
+  }
+  awake();
+  for (post_node* node = take(); node != nullptr;) std::exchange(node, node->next_)->over();
 }
 
 // A value of head_ that no node can have.
@@ -47,24 +64,32 @@ void inbox::stop() noexcept {
 }
 
 bool inbox::fall_asleep() noexcept {
+  awake();
   post_node* expected = nullptr;
   if (!head_.compare_exchange_strong(expected, asleep(), std::memory_order_seq_cst)) return false;
+  asleep_ = true;
   if (!stop_.load(std::memory_order_seq_cst)) return true;
   awake();
   return false;
 }
 
 void inbox::awake() noexcept {
+  if (!asleep_) return;
+  asleep_ = false;
   post_node* expected = asleep();
-  // Relaxed: this writes no data for anybody; a post that came meanwhile stays where it is.
-  head_.compare_exchange_strong(expected, nullptr, std::memory_order_relaxed);
+  // Relaxed: this writes no data for anybody; a post that came meanwhile stays where it is. Who has replaced
+  // "asleep" rings, one for each sleep.
+  if (!head_.compare_exchange_strong(expected, nullptr, std::memory_order_relaxed)) ++rings_begun_;
 }
 
 post_node* inbox::take() noexcept {
   if (head_.load(std::memory_order_relaxed) == nullptr) return nullptr;
   // Acquire: pairs with the release of every push in the chain.
   post_node* newest = head_.exchange(nullptr, std::memory_order_acquire);
-  if (newest == asleep()) return nullptr;
+  if (newest == asleep()) {
+    asleep_ = false;
+    return nullptr;
+  }
   post_node* oldest = nullptr;
   while (newest != nullptr) {
     post_node* const next = newest->next_;
@@ -89,6 +114,8 @@ void inbox::ring() noexcept {
   const std::uint64_t one = 1;
   // The counter would have to reach 2^64 - 1 for this to fail, and would be readable then all the same.
   if (::write(fd_.get(), &one, sizeof one) < 0 && errno != EAGAIN) std::abort();
+  // Release, and the last touch: ~inbox waits for it.
+  rings_over_.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace coir

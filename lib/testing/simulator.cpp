@@ -188,7 +188,8 @@ bool sim_backend::waits_ahead(const request& what, const descriptor_state& state
 }
 
 abort_answer sim_backend::do_withdraw(request& what, descriptor_state&) noexcept {
-  if (may_block(what) || withdrawn(what)) return abort_answer::later;
+  if (may_block(what)) return withdraw_blocking(what);
+  if (withdrawn(what)) return abort_answer::later;
   if (!world_.draws.chance(world_.options.withdrawn_now_)) {
     withdrawn(what) = true;
     return abort_answer::later;

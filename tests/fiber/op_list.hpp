@@ -28,18 +28,24 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <condition_variable>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <semaphore>
 #include <span>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -789,6 +795,116 @@ struct peeking : reading_buffered {
   auto make_ready() { return make(); }
 };
 
+// --- calls that block ---
+
+// A thread of a pool brings what complete() gives: to whoever asks first and has not been told to stop.
+struct blocking_source {
+  void give(unsigned count) {
+    const std::lock_guard held(lock);
+    there += count;
+    changed.notify_all();
+  }
+  int take(const std::stop_token& asked) {
+    std::unique_lock held(lock);
+    changed.wait(held, asked, [&] { return there != 0; });
+    if (asked.stop_requested()) throw coir::cancelled();
+    --there;
+    return 7;
+  }
+  std::mutex lock;
+  std::condition_variable_any changed;
+  unsigned there = 0;
+};
+
+struct offloading {
+  static constexpr const char* name = "offload, in the queue: offload_op";
+  auto make() {
+    // Nothing begins before complete(), unless that has come and found nobody.
+    if (!held_up && unheard == 0) {
+      held_up = true;
+      threads.post([this] { gate.acquire(); });
+      while (threads.stats().begun == threads.stats().done) std::this_thread::yield();
+    }
+    return coir::offload(threads, call);
+  }
+  void complete() {
+    ++unheard;
+    if (std::exchange(held_up, false)) gate.release();
+  }
+  bool right(int result) { return result == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  auto make_ready() { return coir::offload(threads, call); }
+  ~offloading() { complete(); }
+
+  struct taking_one {
+    std::atomic<int>* from;
+    int operator()() const {
+      --*from;
+      return 7;
+    }
+  };
+  std::atomic<int> unheard = 0;
+  taking_one call{&unheard};
+  bool held_up = false;
+  std::counting_semaphore<> gate{0};
+  coir::pool threads{coir::pool_options().threads(1)};
+};
+
+// When it is awaited, its call has begun: a thread has it.
+template <coir::op Op>
+class begun_op {
+ public:
+  static constexpr const char* name = Op::name;
+  begun_op(Op what, std::counting_semaphore<>& begun) : what_(std::move(what)), begun_(&begun) {}
+  bool start(coir::waiter& told) {
+    if (!what_.start(told)) return false;
+    begun_->acquire();
+    return true;
+  }
+  abort_answer abort() noexcept { return what_.abort(); }
+  auto take() { return what_.take(); }
+
+ private:
+  Op what_;
+  std::counting_semaphore<>* begun_;
+};
+
+template <class... Policy>
+struct offloading_begun {
+  static constexpr bool abandons = sizeof...(Policy) != 0;
+  static constexpr const char* name =
+      abandons ? "offload, begun, to be abandoned: abandonable_op" : "offload, begun: offload_op";
+  auto make() { return begun_op(coir::offload(threads, call, Policy()...), calls->begun); }
+  void complete() { calls->source.give(1); }
+  bool right(int result) { return result == 7; }
+  static abort_answer answer() { return abandons ? abort_answer::now : abort_answer::later; }
+  void prepare(unsigned count) { calls->source.give(count); }
+  auto make_ready() { return make(); }
+
+  struct shared {
+    blocking_source source;
+    std::counting_semaphore<> begun{0};
+  };
+  struct taking_from {
+    shared* from;
+    int operator()(std::stop_token asked) const {
+      from->begun.release();
+      return from->source.take(asked);
+    }
+  };
+  std::unique_ptr<shared> calls = std::make_unique<shared>();
+  taking_from call{calls.get()};
+  coir::pool threads{coir::pool_options().threads(2)};
+};
+
+struct trying_to_offload : offloading_begun<> {
+  static constexpr const char* name = "try_offload: try_offload_op";
+  auto make() { return begun_op(coir::try_offload(threads, call), calls->begun); }
+  bool right(std::optional<int> result) { return result == 7; }
+  auto make_ready() { return make(); }
+};
+
 // --- all of them ---
 
 // as_result(op) is an op too: result_op.
@@ -827,8 +943,11 @@ using steps = std::tuple<writing_all, reading_exactly, reading_buffered, reading
 using locks = std::tuple<locking, locking_alone, locking_shared, acquiring, passing_gate, arriving, meeting,
                          trying_once, taking_from_pool>;
 
-using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<locks>(), std::declval<requests>(), std::declval<events>(),
-                                      std::declval<sockets>(), std::declval<steps>(), std::declval<selects>()));
+using calls = std::tuple<offloading, offloading_begun<>, offloading_begun<coir::abandon_t>, trying_to_offload>;
+
+using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<locks>(), std::declval<calls>(), std::declval<requests>(),
+                                      std::declval<events>(), std::declval<sockets>(), std::declval<steps>(),
+                                      std::declval<selects>()));
 // One of each sort: result_op adds only a take() of its own.
 using results =
     std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>, as_result<receiving_from_channel>,

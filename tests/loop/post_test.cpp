@@ -124,3 +124,46 @@ TEST_CASE("an inbox with a post in it does not fall asleep, and one that sleeps 
   CHECK(inbox.take() == &one);
   CHECK(inbox.empty());
 }
+
+TEST_CASE("a post that is part of something else is over once, after it ran or when its loop ends, and not deleted") {
+  struct part final : coir::post_node {
+    int runs = 0;
+    int ends = 0;
+    void run() override { ++runs; }
+    void over() noexcept override { ++ends; }
+  };
+  part ran, taken, left;
+  {
+    coir::loop loop;
+    loop.post_part(ran);
+    CHECK(ran.runs == 0);
+    loop.run();
+    CHECK(ran.runs == 1);
+    CHECK(ran.ends == 1);
+    // What throws leaves those behind it with the loop.
+    loop.post([] { throw std::runtime_error("here"); });
+    loop.post_part(taken);
+    CHECK_THROWS_WITH(loop.run(), "here");
+    loop.post_part(left);
+  }
+  CHECK(ran.ends == 1);
+  for (const part* each : {&taken, &left}) {
+    CHECK(each->runs == 0);
+    CHECK(each->ends == 1);
+  }
+}
+
+TEST_CASE("a loop may end with what a post brings, while its poster is still about to wake it") {
+  struct last final : coir::post_node {
+    void run() override {}
+    void over() noexcept override {}
+  };
+  for (int i = 0; i < 300; ++i) {
+    last word;
+    auto loop = std::make_unique<coir::loop>();
+    std::thread poster([&word, on = loop.get()] { on->post_part(word); });
+    while (loop->stats().posts == 0) loop->run_once(std::chrono::nanoseconds(-1));
+    loop.reset();
+    poster.join();
+  }
+}

@@ -125,8 +125,18 @@ class backend {
   struct blocking_hook {
     bool (*run)(void* self, request& what, int (*work)(request&));
     void* self;
+    // Asked to give up what it has not begun. True: it never will, and nobody is told.
+    bool (*withdraw)(void* self, request& what) noexcept = nullptr;
+    // The loop ends: waits until something that it runs is over, and finishes that. False: it runs nothing.
+    bool (*settle)(void* self) noexcept = nullptr;
+    // Another one takes its place, or the loop has ended.
+    void (*gone)(void* self) noexcept = nullptr;
   };
-  void install(blocking_hook hook) noexcept { blocking_ = hook; }
+  void install(blocking_hook hook) noexcept {
+    dismiss_blocking();
+    blocking_ = hook;
+  }
+  blocking_hook blocking() const noexcept { return blocking_; }
   void finish_blocking(request& what) noexcept { complete(what, what.result); }
 
   // Runs until nothing is in flight any more. What is still there is withdrawn first, and nothing new
@@ -154,6 +164,13 @@ class backend {
   virtual void do_unattend() noexcept = 0;
   // The descriptor is about to be closed and nothing is in flight on it.
   virtual void forget(int fd, descriptor_state& state) noexcept = 0;
+
+  // Of one that the hook runs.
+  abort_answer withdraw_blocking(request& what) noexcept {
+    if (blocking_.withdraw == nullptr || !blocking_.withdraw(blocking_.self, what)) return abort_answer::later;
+    detach(what);
+    return abort_answer::now;
+  }
 
   // Everything below keeps the counts, the lists and the closing path right; nothing else may.
   void arm(request& what, descriptor_state& state) noexcept {
@@ -196,6 +213,9 @@ class backend {
   bool knows_stalls_ = false;
 
  private:
+  void dismiss_blocking() noexcept {
+    if (blocking_.gone != nullptr) blocking_.gone(blocking_.self);
+  }
   bool begin(request& what);
   bool begin_otherwise(request& what);
   [[gnu::noinline]] bool begin_traced(request& what);

@@ -17,7 +17,8 @@
 // run_once() then gives what step 5 asked for to the kernel, without waiting.
 //
 // Shape    an object; several per thread and per process. It is bound to the thread that first runs it.
-// Thread   post() and stop() from any, and the loop must outlive their return; everything else from its own.
+// Thread   post() and stop() from any, and the loop must outlive their return, unless it is what they bring that
+//          lets it end; everything else from its own.
 //          SIGPIPE is blocked in that thread as long as the loop lives: writing to a closed peer or pipe is
 //          an error result.
 // Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
@@ -167,6 +168,8 @@ class loop {
 
   // The same for what must not fail then: the node was made before.
   void post_made(std::unique_ptr<post_node> work) noexcept { push(work.release()); }
+  // ... part of something that outlives its over().
+  void post_part(post_node& work) noexcept { push(&work); }
 
   // See watcher.hpp.
   owned<watcher> watch(int fd, watch_options options);
@@ -300,6 +303,9 @@ class loop {
   void install(backend::blocking_hook hook) noexcept { backend_->install(hook); }
   // For a hook that answered false: what it ran is over, its result set.
   void finish_blocking(request& what) noexcept { backend_->finish_blocking(what); }
+  backend::blocking_hook blocking() const noexcept { return backend_->blocking(); }
+  // For its `settle`, while the loop ends: waits for a post. What has been posted is over without having run.
+  void drop_posts() noexcept { inbox_.drop_some(); }
 
   trace::control& trace() noexcept { return trace_; }
   std::uint16_t number() const noexcept { return trace_.loop; }
@@ -426,5 +432,11 @@ const backend_choice& backend_report();
 // For test programs: from here on those loops get what `maker` makes, each its own; null: what the report says.
 // Before other threads make loops.
 void choose_backend(backend_maker* maker) noexcept;
+
+// Who installs a blocking hook in loops that fibers run on (coir::run) and whose backend has no other way to keep
+// files from holding them up. Set before main() by coir/thread, where a program has that.
+void choose_blocking(void (*give)(loop&)) noexcept;
+// ... does so.
+void give_blocking(loop& to);
 
 }  // namespace coir

@@ -1,0 +1,349 @@
+#include <coir/thread/pool.hpp>
+
+#include "pool_core.hpp"
+
+#include <coir/base/error.hpp>
+
+#include <fmt/format.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <new>
+
+namespace coir {
+
+namespace {
+
+constexpr std::size_t name_bytes = 15;  // what the kernel keeps of a thread's name
+constexpr unsigned threads_at_least = 4;
+constexpr duration idle_at_most = std::chrono::hours(24 * 365);  // longer does not fit into a time to wait until
+// Where the system has refused a thread, every job would ask it again.
+constexpr duration refusal_lasts = std::chrono::milliseconds(100);
+
+// How many forks lie between the first process and this one, and which pool is its default one. Read and written in
+// the only thread that a child has.
+struct process_pool {
+  pool threads{pool_options()};
+  process_pool* of_parent = nullptr;  // kept in sight, so that it is no leak
+};
+constinit coir::atomic<unsigned> forks{0};
+constinit coir::atomic<process_pool*> of_process{nullptr};
+constinit coir::atomic<process_pool*> of_parent{nullptr};
+
+// A pool that has ended in a child process: what its parent's threads had in hand there stays as it is.
+struct left_behind {
+  pool_core* core;
+  left_behind* next;
+};
+constinit coir::atomic<left_behind*> inherited{nullptr};
+
+constinit thread_local const pool_core* works_for = nullptr;
+
+void count_forks() {
+  static const int installed = ::pthread_atfork(nullptr, nullptr, [] {
+    forks.fetch_add(1, std::memory_order_relaxed);
+    if (process_pool* const known = of_process.exchange(nullptr, std::memory_order_relaxed)) {
+      of_parent.store(known, std::memory_order_relaxed);
+    }
+  });
+  if (installed != 0) throw_error(installed, "pthread_atfork for a pool");
+}
+
+// Signals are the loops' business: none that somebody waits for may come to a thread that cannot take it.
+class all_signals_blocked {
+ public:
+  all_signals_blocked() noexcept {
+    sigset_t most;
+    ::sigfillset(&most);
+    for (const int own : {SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS}) ::sigdelset(&most, own);
+    ::pthread_sigmask(SIG_SETMASK, &most, &before_);
+  }
+  all_signals_blocked(const all_signals_blocked&) = delete;
+  ~all_signals_blocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
+
+unsigned most_of(unsigned wanted) noexcept {
+  return wanted != 0 ? wanted : std::max(std::thread::hardware_concurrency(), threads_at_least);
+}
+
+}  // namespace
+
+// --- pool_core ---
+
+pool_core::pool_core(const pool_options& options)
+    : name_(options.name_),
+      on_failure_(options.on_failure_),
+      limit_(options.limit_),
+      idle_time_(std::clamp(options.idle_, duration::zero(), idle_at_most)),
+      most_(most_of(options.most_)),
+      least_(options.least_),
+      process_(forks.load(std::memory_order_relaxed)) {
+  if (least_ > most_) {
+    throw_misuse(fmt::format("pool {}: {} threads are to be kept, of at most {}", name_, least_, most_));
+  }
+  if (limit_ == 0) {
+    throw_misuse(fmt::format("pool {}: a queue for no job at all, through which none could come", name_));
+  }
+  count_forks();
+}
+
+bool pool_core::usable() const noexcept { return process_ == forks.load(std::memory_order_relaxed); }
+
+void pool_core::check_usable() const {
+  if (!usable()) {
+    throw_misuse(fmt::format("pool {} was used in a child process (fork) of the one that made it, which has none of "
+                             "its threads; make a new one there, or use coir::default_pool()",
+                             name_));
+  }
+}
+
+bool pool_core::submit(priv::pool_job& what, bool only_if_room) {
+  check_usable();
+  std::unique_lock held(lock_);
+  if (state_ == state::ending) {
+    held.unlock();
+    throw_error(ECANCELED, fmt::format("giving a job to pool {}, which is ending", name_));
+  }
+  if (only_if_room && length_ >= limit_) {
+    ++stats_.refused;
+    return false;
+  }
+  jobs_.push_back(what);
+  ++length_;
+  if (!idle_.empty()) {
+    worker& next = idle_.pop_front();
+    --stats_.idle;
+    next.awake = true;
+    held.unlock();
+    next.called.notify_one();
+    return true;
+  }
+  std::error_code error;
+  if (stats_.threads < most_ && !start_thread(error) && stats_.threads == 0) {
+    what.unlink();
+    --length_;
+    held.unlock();
+    throw std::system_error(error, fmt::format("starting the first thread of pool {}", name_));
+  }
+  return true;
+}
+
+bool pool_core::start_thread(std::error_code& error) {
+  if (stats_.threads != 0 && retry_ != instant::min() && steady_now() < retry_) return false;
+  try {
+    if (free_.empty()) {
+      // Room for all of them, so that a thread that leaves allocates nothing.
+      free_.reserve(workers_.size() + 1);
+      workers_.push_back(std::make_unique<worker>());
+      workers_.back()->number = static_cast<unsigned>(workers_.size());
+      free_.push_back(workers_.back().get());
+    }
+    worker& next = *free_.back();
+    // One that is just leaving has let go of everything but its thread.
+    if (next.thread.joinable()) next.thread.join();
+    const all_signals_blocked inherited_by_it;
+    next.thread = std::thread([this, &next] { work(next); });
+  } catch (const std::system_error& refusal) {
+    error = refusal.code();
+  } catch (const std::bad_alloc&) {
+    error = error_of(ENOMEM);
+  }
+  if (error) {
+    ++stats_.threads_refused;
+    retry_ = after(steady_now(), refusal_lasts);
+    return false;
+  }
+  free_.pop_back();
+  retry_ = instant::min();
+  ++stats_.threads;
+  ++stats_.threads_started;
+  stats_.threads_at_most = std::max(stats_.threads_at_most, stats_.threads);
+  return true;
+}
+
+priv::pool_job* pool_core::next_job() noexcept {
+  if (jobs_.empty() || state_ == state::ending) return nullptr;
+  --length_;
+  ++stats_.begun;
+  return &jobs_.pop_front();
+}
+
+void pool_core::run(priv::pool_job& what) noexcept {
+  what.kind_->run(what);
+  if (usable()) return;
+  priv::tell(fmt::format("coir: a job of pool {} forked, and the child came back from it; it must end there, in exec "
+                         "or _exit\n",
+                         name_));
+  std::abort();
+}
+
+void pool_core::rest(worker& self) noexcept {
+  self.awake = false;
+  idle_.push_front(self);
+  ++stats_.idle;
+}
+
+void pool_core::work(worker& self) noexcept {
+  works_for = this;
+  const std::string number = fmt::format("-{}", self.number);
+  ::pthread_setname_np(::pthread_self(), (name_.substr(0, name_bytes - number.size()) + number).c_str());
+  std::unique_lock held(lock_);
+  priv::pool_job* before = nullptr;  // done, and whoever waits for it not told
+  for (;;) {
+    priv::pool_job* const next = next_job();
+    // It is free before it says so: whoever hears of a job and gives the next at once finds a thread for it.
+    if (next == nullptr && state_ != state::ending) rest(self);
+    if (before != nullptr || next != nullptr) {
+      held.unlock();
+      if (before != nullptr) before->kind_->finish(*before);
+      if (next != nullptr) run(*next);
+      held.lock();
+      before = next;
+      if (next != nullptr) {
+        ++stats_.done;
+        continue;
+      }
+    }
+    if (state_ == state::ending) break;
+    if (self.called.wait_for(held, idle_time_, [&] { return self.awake; })) continue;
+    self.unlink();
+    --stats_.idle;
+    if (stats_.threads > least_) {
+      ++stats_.threads_left;
+      break;
+    }
+  }
+  --stats_.threads;
+  // Whoever takes it from here joins this thread first.
+  free_.push_back(&self);
+}
+
+bool pool_core::withdraw(priv::pool_job& what) noexcept {
+  if (!usable()) return false;
+  const std::lock_guard held(lock_);
+  if (!what.linked()) return false;
+  what.unlink();
+  --length_;
+  ++stats_.withdrawn;
+  return true;
+}
+
+long pool_core::ahead_of(const priv::pool_job& what) const noexcept {
+  if (!usable()) return -1;
+  const std::lock_guard held(lock_);
+  if (!what.linked()) return -1;
+  long ahead = 0;
+  for (const priv::pool_job* at = &jobs_.front(); at != &what; at = jobs_.after(*at)) ++ahead;
+  return ahead;
+}
+
+void pool_core::report(std::exception_ptr why) noexcept {
+  if (on_failure_) {
+    on_failure_(std::move(why));
+    return;
+  }
+  std::string text = "an exception that is not a std::exception";
+  try {
+    std::rethrow_exception(std::move(why));
+  } catch (const std::exception& error) {
+    text = error.what();
+  } catch (...) {
+  }
+  priv::tell(fmt::format("coir: a job that was posted to pool {} failed: {}\n", name_, text));
+}
+
+void pool_core::end() noexcept {
+  if (works_for == this) {
+    priv::tell(fmt::format("coir: a job of pool {} destroys that pool, whose end would wait for the job\n", name_));
+    std::abort();
+  }
+  std::unique_lock held(lock_);
+  state_ = state::ending;
+  while (!idle_.empty()) {
+    worker& next = idle_.pop_front();
+    --stats_.idle;
+    next.awake = true;
+    next.called.notify_one();
+  }
+  // One by one: until it is dropped, whoever waits for it may take it back.
+  while (!jobs_.empty()) {
+    priv::pool_job& next = jobs_.pop_front();
+    --length_;
+    ++stats_.dropped;
+    held.unlock();
+    next.kind_->drop(next);
+    held.lock();
+  }
+  held.unlock();
+  for (const auto& each : workers_) {
+    if (each->thread.joinable()) each->thread.join();
+  }
+}
+
+pool_stats pool_core::stats() const noexcept {
+  if (!usable()) return {};
+  const std::lock_guard held(lock_);
+  pool_stats now = stats_;
+  now.queued = std::min(length_, limit_);
+  now.waiting = length_ - now.queued;
+  return now;
+}
+
+// --- pool ---
+
+pool::pool(const pool_options& options) : core_(new pool_core(options)) {}
+
+pool::~pool() {
+  if (core_->usable()) {
+    core_->end();
+    core_->let_go();
+    return;
+  }
+  // Its lock may be held by a thread that is not there, as may be any of what it owns.
+  auto* const mine = new left_behind{core_, inherited.load(std::memory_order_relaxed)};
+  while (!inherited.compare_exchange_weak(mine->next, mine, std::memory_order_relaxed)) {
+  }
+}
+
+pool_stats pool::stats() const noexcept { return core_->stats(); }
+const std::string& pool::name() const noexcept { return core_->name(); }
+
+void pool::refuse() const {
+  throw_error(EAGAIN, fmt::format("posting a job to pool {}, where {} wait already", name(), core_->limit()));
+}
+
+pool& default_pool() {
+  // Acquire: pairs with the release of whoever made it.
+  process_pool* known = of_process.load(std::memory_order_acquire);
+  if (known == nullptr) {
+    auto made = std::make_unique<process_pool>();
+    made->of_parent = of_parent.load(std::memory_order_relaxed);
+    // Of two threads that come at the same time one makes it.
+    if (of_process.compare_exchange_strong(known, made.get(), std::memory_order_acq_rel)) known = made.release();
+  }
+  return known->threads;
+}
+
+// --- pool_link ---
+
+namespace priv {
+
+pool_link::pool_link(pool_core& to) noexcept : to_(&to) { to.hold(); }
+void pool_link::hold() const noexcept { to_->hold(); }
+void pool_link::let_go() const noexcept { to_->let_go(); }
+void pool_link::check_usable() const { to_->check_usable(); }
+bool pool_link::submit(pool_job& what, bool only_if_room) const { return to_->submit(what, only_if_room); }
+bool pool_link::withdraw(pool_job& what) const noexcept { return to_->withdraw(what); }
+long pool_link::ahead_of(const pool_job& what) const noexcept { return to_->ahead_of(what); }
+void pool_link::report(std::exception_ptr why) const noexcept { to_->report(std::move(why)); }
+const std::string& pool_link::name() const noexcept { return to_->name(); }
+
+}  // namespace priv
+
+}  // namespace coir
