@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
+#include <thread>
 #include <utility>
 
 namespace coir {
@@ -18,7 +19,7 @@ inbox::inbox() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
 inbox::~inbox() {
   // What dies here may post once more.
   while (post_node* node = take()) {
-    while (node != nullptr) delete std::exchange(node, node->next_);
+    while (node != nullptr) std::exchange(node, node->next_)->lost();
   }
 }
 
@@ -89,6 +90,20 @@ void inbox::ring() noexcept {
   const std::uint64_t one = 1;
   // The counter would have to reach 2^64 - 1 for this to fail, and would be readable then all the same.
   if (::write(fd_.get(), &one, sizeof one) < 0 && errno != EAGAIN) std::abort();
+}
+
+bool loop_port::push(post_node& node) noexcept {
+  // Acquire: who finds it open comes before close(), which then waits.
+  const bool reached = (word_.fetch_add(pushing, std::memory_order_acquire) & closed) == 0;
+  if (reached) to_->push(node);
+  word_.fetch_sub(pushing, std::memory_order_release);
+  return reached;
+}
+
+void loop_port::close() noexcept {
+  if ((word_.fetch_or(closed, std::memory_order_relaxed) & closed) != 0) return;
+  // A push is a few instructions: whoever is in one is about to leave, or waits for a processor.
+  while (word_.load(std::memory_order_acquire) != closed) std::this_thread::yield();
 }
 
 }  // namespace coir

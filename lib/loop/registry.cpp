@@ -98,6 +98,7 @@ void loop_registry::in_parent() noexcept { all().lock.unlock(); }
 void loop_registry::in_child() noexcept {
   for (loop* const inherited : all().loops) {
     inherited->forked_ = true;
+    inherited->port_->abandon();
     inherited->backend_->abandon();
     if (inherited->watches_ != nullptr) inherited->watches_->abandon();
     // What the child executes would inherit a blocked signal.

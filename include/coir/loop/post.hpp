@@ -11,9 +11,11 @@
 // See      coir/loop/loop.hpp; lib/loop/NOTE.md
 #pragma once
 
+#include <coir/base/atomic.hpp>
 #include <coir/base/fd.hpp>
 
 #include <atomic>
+#include <cstdint>
 
 namespace coir {
 
@@ -22,6 +24,10 @@ class post_node {
  public:
   virtual ~post_node() = default;
   virtual void run() = 0;
+  // It has run. From within run() on whoever made it may push it again.
+  virtual void over() noexcept { delete this; }
+  // It never will: its loop has ended.
+  virtual void lost() noexcept { over(); }
 
  private:
   friend class inbox;
@@ -62,6 +68,29 @@ class inbox {
   std::atomic<post_node*> head_{nullptr};
   std::atomic<bool> stop_{false};
   unique_fd fd_;
+};
+
+// The way to a loop's inbox for those who may outlive the loop. Shared by them and the loop (loop::port()).
+class loop_port {
+ public:
+  explicit loop_port(inbox& to) noexcept : to_(&to) {}
+  loop_port(const loop_port&) = delete;
+
+  // Any thread. False: the loop has ended, or is the parent process's, and the node is still the caller's.
+  bool push(post_node& node) noexcept;
+  bool open() const noexcept { return (word_.load(std::memory_order_acquire) & closed) == 0; }
+
+  // The loop's thread, when it ends: waits until nobody is in the middle of a push.
+  void close() noexcept;
+  // In a forked child: whoever was in the middle of one is not there.
+  void abandon() noexcept { word_.store(closed, std::memory_order_relaxed); }
+
+ private:
+  static constexpr std::uint32_t closed = 1;
+  static constexpr std::uint32_t pushing = 2;  // for each thread that is
+
+  atomic<std::uint32_t> word_{0};
+  inbox* to_;
 };
 
 }  // namespace coir
