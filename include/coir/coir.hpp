@@ -37,6 +37,11 @@
 #include <coir/scope/throttler.hpp>
 #include <coir/scope/timeout.hpp>
 
+#include <coir/thread/mailbox.hpp>
+#include <coir/thread/remote.hpp>
+#include <coir/thread/remote_channel.hpp>
+#include <coir/thread/runtime.hpp>
+
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>
 #include <coir/io/stream.hpp>
