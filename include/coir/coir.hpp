@@ -52,8 +52,12 @@
 #include <coir/sync/semaphore.hpp>
 #include <coir/sync/shared_mutex.hpp>
 
+#include <coir/thread/mailbox.hpp>
 #include <coir/thread/offload.hpp>
 #include <coir/thread/pool.hpp>
+#include <coir/thread/remote.hpp>
+#include <coir/thread/remote_channel.hpp>
+#include <coir/thread/runtime.hpp>
 
 #include <coir/io/events.hpp>
 #include <coir/io/readiness.hpp>

@@ -65,6 +65,15 @@ backend_choice decide() {
   return {backend_kind::uring, "io_uring: the kernel has it"};
 }
 
+// Tells the processor that it is waiting for another.
+void relax() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 sigset_t only(int signal) noexcept {
   sigset_t set;
   ::sigemptyset(&set);
@@ -149,7 +158,11 @@ void loop::bind() noexcept {
   hold_sigpipe();
 }
 
-loop::loop(const loop_options& options) : time_source_(options.time_) {
+loop::loop(const loop_options& options)
+    : port_{std::make_shared<loop_port>(inbox_)},
+      time_source_(options.time_),
+      spin_max_(options.time_ == nullptr ? options.spin_ : duration::zero()),
+      spin_(spin_max_) {
   const backend_settings settings{
       .wake_fd = inbox_.fd(),
       .entries = std::max(1U, options.entries_),
@@ -188,7 +201,7 @@ loop::~loop() {
   // What one of them held may have held, or makes, another.
   while (!registrations_.empty()) registrations_.front().cancel();
   loop_registry::remove(*this);
-  while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->over();
+  while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->lost();
   // In a child process the hold, if there is one, is that of loops of its own.
   if (usable() && owner_ == std::this_thread::get_id()) let_sigpipe_go();
 }
@@ -349,10 +362,55 @@ std::size_t loop::wait(instant until) {
   deadline = shifted(deadline);
   if (outer_) inbox_.silence();
   // Nothing before the start of the clock is waited for: the kernel takes no negative time.
-  if (deadline <= instant() || !inbox_.fall_asleep()) return look(instant::min());
-  const std::size_t found = look(deadline);
+  if (deadline <= instant()) return look(instant::min());
+  std::size_t found = 0;
+  const bool spins = spin_max_ != duration::zero() && !outer_;
+  if (spins) {
+    const spun end = spin(deadline, found);
+    if (end == spun::kernel) return found;
+    if (end == spun::helped) return look(instant::min());
+  }
+  const instant began = spins ? steady_now() : instant();
+  if (!inbox_.fall_asleep()) return look(instant::min());
+  found = look(deadline);
   inbox_.awake();
+  if (spins) judge_spin(began);
   return found;
+}
+
+// Looks for posts for a while. What the loop has asked for is given to the kernel first, and it is asked every
+// microsecond if there is anything that it could tell.
+loop::spun loop::spin(instant deadline, std::size_t& found) {
+  constexpr duration between_looks = std::chrono::microseconds(1);
+  constexpr int tries_per_reading = 16;
+  if (spin_ == duration::zero()) return spun::in_vain;
+  instant now = steady_now();
+  const instant until = std::min(deadline, coir::after(now, spin_));
+  instant next_look = now;
+  while (now < until) {
+    if (now >= next_look && (backend_->in_flight() != 0 || backend_->has_more() || watches_ != nullptr)) {
+      found = look(instant::min());
+      if (found != 0 || watchers_wait()) return spun::kernel;
+      next_look = coir::after(now, between_looks);
+    }
+    for (int i = 0; i < tries_per_reading; ++i) {
+      if (!inbox_.empty() || inbox_.stop_requested()) {
+        ++stats_.spins_helped;
+        spin_ = spin_max_;
+        return spun::helped;
+      }
+      relax();
+    }
+    now = steady_now();
+  }
+  ++stats_.spins_in_vain;
+  spin_ /= 2;
+  return spun::in_vain;
+}
+
+// It slept after all. Had it looked as long as it may, would it have been there for the post that woke it?
+void loop::judge_spin(instant began) noexcept {
+  if (!inbox_.empty() && steady_now() - began < spin_max_) spin_ = spin_max_;
 }
 
 // A turn that only looks, and finds nothing.

@@ -2,13 +2,13 @@
 #include <coir/loop/post.hpp>
 
 #include <poll.h>
-#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
+#include <thread>
 #include <utility>
 
 namespace coir {
@@ -18,14 +18,10 @@ inbox::inbox() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
 }
 
 inbox::~inbox() {
-  awake();
   // What dies here may post once more.
   while (post_node* node = take()) {
-    while (node != nullptr) std::exchange(node, node->next_)->over();
+    while (node != nullptr) std::exchange(node, node->next_)->lost();
   }
-  if (abandoned_) return;
-  // Whoever rang has let the loop run, which may have come to its end before the write(2) has.
-  while (rings_over_.load(std::memory_order_acquire) != rings_begun_) ::sched_yield();
 }
 
 void inbox::drop_some() noexcept {
@@ -36,7 +32,7 @@ void inbox::drop_some() noexcept {
     }
   }
   awake();
-  for (post_node* node = take(); node != nullptr;) std::exchange(node, node->next_)->over();
+  for (post_node* node = take(); node != nullptr;) std::exchange(node, node->next_)->lost();
 }
 
 // A value of head_ that no node can have.
@@ -64,32 +60,24 @@ void inbox::stop() noexcept {
 }
 
 bool inbox::fall_asleep() noexcept {
-  awake();
   post_node* expected = nullptr;
   if (!head_.compare_exchange_strong(expected, asleep(), std::memory_order_seq_cst)) return false;
-  asleep_ = true;
   if (!stop_.load(std::memory_order_seq_cst)) return true;
   awake();
   return false;
 }
 
 void inbox::awake() noexcept {
-  if (!asleep_) return;
-  asleep_ = false;
   post_node* expected = asleep();
-  // Relaxed: this writes no data for anybody; a post that came meanwhile stays where it is. Who has replaced
-  // "asleep" rings, one for each sleep.
-  if (!head_.compare_exchange_strong(expected, nullptr, std::memory_order_relaxed)) ++rings_begun_;
+  // Relaxed: this writes no data for anybody; a post that came meanwhile stays where it is.
+  head_.compare_exchange_strong(expected, nullptr, std::memory_order_relaxed);
 }
 
 post_node* inbox::take() noexcept {
   if (head_.load(std::memory_order_relaxed) == nullptr) return nullptr;
   // Acquire: pairs with the release of every push in the chain.
   post_node* newest = head_.exchange(nullptr, std::memory_order_acquire);
-  if (newest == asleep()) {
-    asleep_ = false;
-    return nullptr;
-  }
+  if (newest == asleep()) return nullptr;
   post_node* oldest = nullptr;
   while (newest != nullptr) {
     post_node* const next = newest->next_;
@@ -114,8 +102,20 @@ void inbox::ring() noexcept {
   const std::uint64_t one = 1;
   // The counter would have to reach 2^64 - 1 for this to fail, and would be readable then all the same.
   if (::write(fd_.get(), &one, sizeof one) < 0 && errno != EAGAIN) std::abort();
-  // Release, and the last touch: ~inbox waits for it.
-  rings_over_.fetch_add(1, std::memory_order_release);
+}
+
+bool loop_port::push(post_node& node) noexcept {
+  // Acquire: who finds it open comes before close(), which then waits.
+  const bool reached = (word_.fetch_add(pushing, std::memory_order_acquire) & closed) == 0;
+  if (reached) to_->push(node);
+  word_.fetch_sub(pushing, std::memory_order_release);
+  return reached;
+}
+
+void loop_port::close() noexcept {
+  if ((word_.fetch_or(closed, std::memory_order_relaxed) & closed) != 0) return;
+  // A push is a few instructions: whoever is in one is about to leave, or waits for a processor.
+  while (word_.load(std::memory_order_acquire) != closed) std::this_thread::yield();
 }
 
 }  // namespace coir

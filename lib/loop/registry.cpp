@@ -98,7 +98,7 @@ void loop_registry::in_parent() noexcept { all().lock.unlock(); }
 void loop_registry::in_child() noexcept {
   for (loop* const inherited : all().loops) {
     inherited->forked_ = true;
-    inherited->inbox_.abandon();
+    inherited->port_.ours->abandon();
     inherited->backend_->abandon();
     if (inherited->watches_ != nullptr) inherited->watches_->abandon();
     // What the child executes would inherit a blocked signal.

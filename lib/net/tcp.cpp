@@ -246,6 +246,11 @@ tcp_close_op tcp_stream::close() {
   return tcp_close_op(std::move(socket_));
 }
 
+int tcp_stream::release() {
+  if (receiver_ != nullptr || reading_.busy()) throw_misuse("a stream was released that somebody reads");
+  return socket_.release();
+}
+
 address tcp_stream::local_address() const { return priv::local_address(socket_.get()); }
 address tcp_stream::peer_address() const { return priv::peer_address(socket_.get()); }
 

@@ -43,7 +43,9 @@ class blocking_desk {
     }
     static void tell(pool_job& mine) noexcept {
       auto& self = static_cast<job&>(mine);
-      self.of->on_->post_part(self);
+      // Ours: the loop may be waiting for this to end.
+      const std::shared_ptr<loop_port> home = self.of->on_->port();
+      home->push(self);
     }
     // On that of whoever ends the pool: the loop does it itself.
     static void drop(pool_job& mine) noexcept {

@@ -481,6 +481,90 @@ struct selecting_any : by_hand<abort_answer::now> {
   std::vector<support::hand_op> ops;
 };
 
+// --- between threads ---
+
+struct receiving_mail {
+  static constexpr const char* name = "mailbox::receive: mail_op";
+  coir::mail_op<int> make() { return box.receive(); }
+  void complete() { to.send(7); }
+  bool right(std::optional<int> got) { return got == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) complete();
+  }
+  coir::mail_op<int> make_ready() { return make(); }
+
+  coir::mailbox<int> box;
+  coir::mailbox_sender<int> to = box.sender();
+};
+
+// There is one place, and what is in it is taken out by complete().
+struct sending_remotely {
+  static constexpr const char* name = "remote_sender::send: remote_send_op";
+  coir::remote_send_op<int> make() { return to.send(7); }
+  void complete() { check(narrow.try_receive() == 0, "what filled the channel is gone"); }
+  bool right() { return narrow.try_receive() == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {}
+  coir::remote_send_op<int> make_ready() { return to_wide.send(7); }
+
+  coir::remote_channel<int> narrow{1};
+  coir::remote_channel<int> wide{1000};
+  coir::remote_sender<int> to = narrow.sender();
+  coir::remote_sender<int> to_wide = wide.sender();
+  int filled = (coir::await(to.send(0)), 1);
+};
+
+// One other loop for all of them.
+inline coir::runtime& elsewhere() {
+  static coir::runtime one(coir::runtime_options().loops(1).spin(0s));
+  return one;
+}
+
+struct joining_remotely {
+  static constexpr const char* name = "remote::join: remote_join_op";
+  struct enough {};
+  coir::remote_join_op<int> make() { return whom.join(); }
+  void complete() { whom.interrupt(enough()); }
+  bool right(int result) { return result == 7; }
+  static abort_answer answer() { return abort_answer::now; }
+  void prepare(unsigned) {
+    complete();
+    until_dead();
+  }
+  coir::remote_join_op<int> make_ready() { return whom.join(); }
+  void until_dead() {
+    support::until([&] { return whom.state() == coir::remote_state::dead; });
+  }
+  joining_remotely() {
+    support::until([&] { return begun->load(); });
+  }
+  ~joining_remotely() { whom.cancel(); }
+
+  std::shared_ptr<std::atomic<bool>> begun = std::make_shared<std::atomic<bool>>(false);
+  coir::remote<int> whom = elsewhere().spawn_on(0, [begun = begun] {
+    *begun = true;
+    try {
+      coir::await(coir::sleep_until(coir::never));
+    } catch (const enough&) {
+    }
+    return 7;
+  });
+};
+
+struct taking_remotely : joining_remotely {
+  static constexpr const char* name = "remote::take: remote_take_op";
+  coir::remote_take_op<int> make() { return whom.take(); }
+  void prepare(unsigned count) {
+    while (dead.size() < count) dead.push_back(elsewhere().spawn_on(0, [] { return 7; }));
+    support::until([&] { return dead.back().state() == coir::remote_state::dead; });
+  }
+  coir::remote_take_op<int> make_ready() { return dead[next++].take(); }
+
+  std::deque<coir::remote<int>> dead;
+  std::size_t next = 0;
+};
+
 // --- requests ---
 
 struct polling {
@@ -931,6 +1015,7 @@ using waits = std::tuple<sleeping, sleeping_limited, taking_slots, joining, join
                          taking_turns,
                          receiving_from_channel, receiving_a_message, sending_to_channel, hearing,
                          by_hand<abort_answer::now>, by_hand<abort_answer::later>>;
+using between_threads = std::tuple<receiving_mail, sending_remotely, joining_remotely, taking_remotely>;
 using requests = std::tuple<polling, receiving, reading, sending, becoming_readable, becoming_writable>;
 using selects = std::tuple<selecting<abort_answer::now>, selecting<abort_answer::later>, selecting_nested,
                            selecting_any, selecting_a_receive, selecting_channels>;
@@ -945,7 +1030,8 @@ using locks = std::tuple<locking, locking_alone, locking_shared, acquiring, pass
 
 using calls = std::tuple<offloading, offloading_begun<>, offloading_begun<coir::abandon_t>, trying_to_offload>;
 
-using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<locks>(), std::declval<calls>(), std::declval<requests>(),
+using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<locks>(), std::declval<calls>(),
+                                      std::declval<between_threads>(), std::declval<requests>(),
                                       std::declval<events>(), std::declval<sockets>(), std::declval<steps>(),
                                       std::declval<selects>()));
 // One of each sort: result_op adds only a take() of its own.

@@ -10,7 +10,8 @@ include, op_list = (pathlib.Path(argument) for argument in sys.argv[1:])
 listed = set(re.findall(r"\w+", op_list.read_text()))
 
 # Ops are classes with an abort(). These are not ops that a user awaits: parts of such.
-PARTS = {"request_op_base", "event_op", "registration_op", "join_base", "stepping_op", "framed_job"}
+PARTS = {"request_op_base", "event_op", "registration_op", "join_base", "stepping_op", "framed_job", "mail_wait",
+         "remote_wait"}
 
 ops = {}
 for header in sorted(include.rglob("*.hpp")):

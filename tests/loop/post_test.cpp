@@ -135,16 +135,16 @@ TEST_CASE("a post that is part of something else is over once, after it ran or w
   part ran, taken, left;
   {
     coir::loop loop;
-    loop.post_part(ran);
+    CHECK(loop.port()->push(ran));
     CHECK(ran.runs == 0);
     loop.run();
     CHECK(ran.runs == 1);
     CHECK(ran.ends == 1);
     // What throws leaves those behind it with the loop.
     loop.post([] { throw std::runtime_error("here"); });
-    loop.post_part(taken);
+    CHECK(loop.port()->push(taken));
     CHECK_THROWS_WITH(loop.run(), "here");
-    loop.post_part(left);
+    CHECK(loop.port()->push(left));
   }
   CHECK(ran.ends == 1);
   for (const part* each : {&taken, &left}) {
@@ -161,7 +161,7 @@ TEST_CASE("a loop may end with what a post brings, while its poster is still abo
   for (int i = 0; i < 300; ++i) {
     last word;
     auto loop = std::make_unique<coir::loop>();
-    std::thread poster([&word, on = loop.get()] { on->post_part(word); });
+    std::thread poster([&word, to = loop->port()] { to->push(word); });
     while (loop->stats().posts == 0) loop->run_once(std::chrono::nanoseconds(-1));
     loop.reset();
     poster.join();

@@ -85,6 +85,14 @@ class loop_options {
   loop_options& chunk_bytes(std::size_t bytes) noexcept { return chunk_bytes_ = bytes, *this; }
   // Another clock than the steady one; must outlive the loop.
   loop_options& time(time_source* source) noexcept { return time_ = source, *this; }
+  // Before it sleeps the loop looks so long for posts, so that a thread that posts soon need not wake it. It costs
+  // processor time; for loops that talk to each other, where there is more than one processor. It looks half as long
+  // after each time in vain, and again as long when a post came soon after it fell asleep. Descriptors and timers
+  // are looked at meanwhile. 0, the default: not at all.
+  template <class Rep, class Period>
+  loop_options& spin(std::chrono::duration<Rep, Period> at_most) noexcept {
+    return spin_ = saturated(at_most), *this;
+  }
 
  private:
   friend class loop;
@@ -94,6 +102,7 @@ class loop_options {
   unsigned entries_ = 256;
   unsigned completions_ = 0;
   unsigned chunks_ = 256;
+  duration spin_ = duration::zero();
   backend_kind backend_ = backend_kind::automatic;
 };
 
@@ -114,6 +123,8 @@ struct loop_stats {
   std::uint64_t turns = 0;
   std::uint64_t timers = 0;  // fired
   std::uint64_t posts = 0;   // run
+  std::uint64_t spins_helped = 0;   // a post came while the loop looked for one (loop_options::spin)
+  std::uint64_t spins_in_vain = 0;
   backend_stats backend;
   watch_stats watchers;
 };
@@ -168,8 +179,8 @@ class loop {
 
   // The same for what must not fail then: the node was made before.
   void post_made(std::unique_ptr<post_node> work) noexcept { push(work.release()); }
-  // ... part of something that outlives its over().
-  void post_part(post_node& work) noexcept { push(&work); }
+  // For those who may outlive the loop.
+  const std::shared_ptr<loop_port>& port() const noexcept { return port_.ours; }
 
   // See watcher.hpp.
   owned<watcher> watch(int fd, watch_options options);
@@ -304,7 +315,7 @@ class loop {
   // For a hook that answered false: what it ran is over, its result set.
   void finish_blocking(request& what) noexcept { backend_->finish_blocking(what); }
   backend::blocking_hook blocking() const noexcept { return backend_->blocking(); }
-  // For its `settle`, while the loop ends: waits for a post. What has been posted is over without having run.
+  // For its `settle`, while the loop ends: waits for a post. What has been posted is lost.
   void drop_posts() noexcept { inbox_.drop_some(); }
 
   trace::control& trace() noexcept { return trace_; }
@@ -374,6 +385,9 @@ class loop {
   void sleep_over_all(instant deadline);
   std::size_t turn(instant until);
   std::size_t wait(instant until);
+  enum class spun : std::uint8_t { in_vain, helped, kernel };
+  spun spin(instant deadline, std::size_t& found);
+  void judge_spin(instant began) noexcept;
   std::size_t tell_of_idleness();
   std::size_t run_posts();
   void show_readiness();
@@ -390,6 +404,12 @@ class loop {
 
   trace::control trace_;
   inbox inbox_;
+  // Closed when nothing of the loop waits for a post any more, and before the inbox goes.
+  struct port_end {
+    std::shared_ptr<loop_port> ours;
+    ~port_end() { ours->close(); }
+  };
+  port_end port_;
   timer_heap timers_;
   std::unique_ptr<backend> backend_;  // ends before the timers: what it withdraws may still arm one
   std::unique_ptr<watch_set> watches_;  // made with the first watcher
@@ -407,6 +427,8 @@ class loop {
   duration time_shift_ = duration::zero();
   std::size_t holds_ = 0;
   std::size_t expected_ = 0;
+  duration spin_max_ = duration::zero();
+  duration spin_ = duration::zero();  // as long as it helps
   loop_stats stats_;
 
   // For a foreign loop: an epoll set with the backend's descriptor, the inbox and a timerfd in it.

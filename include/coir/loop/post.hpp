@@ -6,8 +6,8 @@
 //          something to run; the node belongs to the inbox until it is over, and deletes itself then, unless it
 //          is part of something that says otherwise.
 // Order    posts of one thread run in their order.
-// Thread   push and stop: any. The rest: the loop's. What a push brings may be what lets the loop end: the inbox
-//          waits, before it goes, for whoever is still about to wake it.
+// Thread   push and stop: any, as long as the inbox is known to live; through a port, also when not. The rest: the
+//          loop's.
 // Errors   none; a push cannot fail.
 // Cost     a push is one compare-and-swap, plus one write(2) when, and only when, the loop sleeps.
 // See      coir/loop/loop.hpp; lib/loop/NOTE.md
@@ -25,8 +25,10 @@ class post_node {
  public:
   virtual ~post_node() = default;
   virtual void run() = 0;
-  // It was run, or never will be, because its loop ends. On the loop's thread, the last that is done with it.
+  // It has run. From within run() on whoever made it may push it again.
   virtual void over() noexcept { delete this; }
+  // It never will: its loop has ended.
+  virtual void lost() noexcept { over(); }
 
   struct end {
     void operator()(post_node* node) const noexcept { node->over(); }
@@ -55,10 +57,8 @@ class inbox {
   post_node* take() noexcept;
   // What stands behind it in that chain; null: nothing.
   static post_node* behind(const post_node& taken) noexcept { return taken.next_; }
-  // Waits for one; all that are there then are over without having run.
+  // Waits for one; all that are there then are lost.
   void drop_some() noexcept;
-  // This process is a child of the one whose threads may be about to wake it.
-  void abandon() noexcept { abandoned_ = true; }
   bool empty() const noexcept;
   bool stop_requested() const noexcept { return stop_.load(std::memory_order_acquire); }
   void clear_stop() noexcept { stop_.store(false, std::memory_order_relaxed); }
@@ -75,12 +75,31 @@ class inbox {
 
   atomic<post_node*> head_{nullptr};
   atomic<bool> stop_{false};
-  // Wake-ups by others: those whose writers have let go of this, and those that the loop knows to have begun.
-  atomic<std::uint32_t> rings_over_{0};
-  std::uint32_t rings_begun_ = 0;
-  bool asleep_ = false;
-  bool abandoned_ = false;
   unique_fd fd_;
+};
+
+// The way to a loop's inbox for those who may outlive the loop, or whose push may be what lets it end. Shared by them
+// and the loop (loop::port()).
+class loop_port {
+ public:
+  explicit loop_port(inbox& to) noexcept : to_(&to) {}
+  loop_port(const loop_port&) = delete;
+
+  // Any thread. False: the loop has ended, or is the parent process's, and the node is still the caller's.
+  bool push(post_node& node) noexcept;
+  bool open() const noexcept { return (word_.load(std::memory_order_acquire) & closed) == 0; }
+
+  // The loop's thread, when it ends: waits until nobody is in the middle of a push.
+  void close() noexcept;
+  // In a forked child: whoever was in the middle of one is not there.
+  void abandon() noexcept { word_.store(closed, std::memory_order_relaxed); }
+
+ private:
+  static constexpr std::uint32_t closed = 1;
+  static constexpr std::uint32_t pushing = 2;  // for each thread that is
+
+  atomic<std::uint32_t> word_{0};
+  inbox* to_;
 };
 
 }  // namespace coir

@@ -327,6 +327,9 @@ class tcp_stream {
   // Waits for the close itself: what is in flight is withdrawn first. The stream is empty from the call on;
   // closing an empty one does nothing.
   tcp_close_op close();
+  // Gives up the socket, which somebody else will close: a stream on another loop. The stream is empty from the call
+  // on. std::logic_error while somebody reads, and after chunks(). Nothing else may wait for it either.
+  int release();
 
   address local_address() const;
   address peer_address() const;

@@ -154,7 +154,11 @@ class awaited_job : public pool_job, public post_node {
   awaited_job(awaited_job&& other) noexcept : pool_job(other), post_node(), on_(std::move(other.on_)) {}
   ~awaited_job() override = default;
   // On the pool's thread, when all is written: the last touch.
-  void tell() noexcept { home_->post_part(*this); }
+  void tell() noexcept {
+    // Ours: the loop may end with what it hears, and this with it.
+    const std::shared_ptr<loop_port> home = home_->port();
+    home->push(*this);
+  }
   void mark_dropped() noexcept { dropped_ = true; }
   // The loop will hear of it, or will not.
   void hold_loop() noexcept { hold_.emplace(*home_); }

@@ -1,0 +1,249 @@
+#include <coir/thread/mail.hpp>
+
+#include <coir/base/error.hpp>
+#include <coir/fiber/fiber_home.hpp>
+
+#include <fmt/format.h>
+
+namespace coir::priv {
+
+// --- the link ---
+
+mail_link::mail_link(loop& on, mail_queue& receiver) : port_(on.port()), receiver_(&receiver) {}
+
+bool mail_link::push(mail& what) noexcept {
+  std::uintptr_t word = word_.load(std::memory_order_relaxed);
+  do {
+    if ((word & is_closed) != 0) return false;
+    what.next_ = chain_of(word);
+    // Release: whoever takes the chain sees what this thread wrote before, the mail included. Acquire: this thread
+    // may be the one that finds the loop gone, and takes the chain.
+  } while (!word_.compare_exchange_weak(word, reinterpret_cast<std::uintptr_t>(&what) | is_told,
+                                        std::memory_order_acq_rel, std::memory_order_relaxed));
+  if ((word & is_told) == 0) tell();
+  return true;
+}
+
+// False: one of `unless` was set.
+bool mail_link::mark(std::uintptr_t flags, std::uintptr_t unless) noexcept {
+  std::uintptr_t word = word_.load(std::memory_order_relaxed);
+  do {
+    if ((word & unless) != 0) return false;
+  } while (!word_.compare_exchange_weak(word, word | flags, std::memory_order_acq_rel, std::memory_order_relaxed));
+  if ((word & is_told) == 0) tell();
+  return true;
+}
+
+void mail_link::close() noexcept { mark(is_closed | is_told, is_closed); }
+
+void mail_link::add_sender() noexcept {
+  senders_.fetch_add(1, std::memory_order_relaxed);
+  references_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void mail_link::remove_sender() noexcept {
+  // The loop has to hear of the last one, and with `told` comes to it in any case.
+  if (senders_.fetch_sub(1, std::memory_order_acq_rel) == 1) mark(is_told, is_closed);
+  release();
+}
+
+void mail_link::release() noexcept {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+}
+
+// Whoever has set `told` does it; until the knock has run nobody else will.
+void mail_link::tell() noexcept {
+  references_.fetch_add(1, std::memory_order_relaxed);
+  if (port_->push(knock_)) return;
+  unreachable();
+  release();
+}
+
+void mail_link::knock::lost() noexcept {
+  of_.unreachable();
+  of_.release();
+}
+
+// The loop has ended. What came is lost, and nothing more is taken.
+void mail_link::unreachable() noexcept {
+  const std::uintptr_t word = word_.exchange(all_flags, std::memory_order_acq_rel);
+  for (mail* each = chain_of(word); each != nullptr;) std::exchange(each, each->next_)->drop();
+}
+
+mail* mail_link::take(std::uintptr_t keep) noexcept {
+  std::uintptr_t word = word_.load(std::memory_order_relaxed);
+  // Acquire: pairs with the release of every push in the chain.
+  while (!word_.compare_exchange_weak(word, word & keep, std::memory_order_acq_rel, std::memory_order_relaxed)) {
+  }
+  mail* oldest = nullptr;
+  for (mail* newest = chain_of(word); newest != nullptr;) {
+    mail* const next = newest->next_;
+    newest->next_ = oldest;
+    oldest = newest;
+    newest = next;
+  }
+  return oldest;
+}
+
+void mail_link::knocked() {
+  // From here on the next push knocks again, and may do so before this returns.
+  mail* const chain = take(is_closed);
+  if (receiver_ != nullptr) receiver_->arrived(chain);
+}
+
+void mail_link::abandon() noexcept {
+  receiver_ = nullptr;
+  unreachable();
+  release();
+}
+
+// --- the queue ---
+
+loop& mail_queue::here() {
+  if (current_fiber != nullptr) return current_fiber->home().on();
+  if (loop* const running = loop::current(); running != nullptr) return *running;
+  throw_misuse("a mailbox or remote channel was made where no loop runs: name the loop whose fibers are to receive");
+}
+
+mail_queue::mail_queue(loop& on) : link_(new mail_link(on, *this)), on_(&on) {}
+
+mail_queue::~mail_queue() {
+  while (!handed_.empty()) handed_.pop_front().from_ = nullptr;
+  waiting_.for_each([](mail_wait& each) { each.from_ = nullptr; });
+  while (first_ != nullptr) std::exchange(first_, first_->next_)->drop();
+  link_->abandon();
+}
+
+void mail_queue::push(mail& what) noexcept {
+  what.next_ = nullptr;
+  (first_ == nullptr ? first_ : last_->next_) = &what;
+  last_ = &what;
+}
+
+void mail_queue::arrived(mail* chain) noexcept {
+  ++knocks_;
+  while (chain != nullptr) sort(*std::exchange(chain, chain->next_));
+  if (link_->closed()) link_closed();
+  hand_out();
+}
+
+mail* mail_queue::pop_arrived() noexcept {
+  if (first_ == nullptr) {
+    mail* const next = next_in_line();
+    if (next != nullptr) next->counted_ = false;
+    return next;
+  }
+  mail* const first = std::exchange(first_, first_->next_);
+  if (std::exchange(first->counted_, false)) make_room();
+  return first;
+}
+
+mail* mail_queue::pop() noexcept {
+  mail* got = pop_arrived();
+  if (got != nullptr || link_->empty()) return got;
+  // A knock is on its way; what it is about can be had now.
+  for (mail* chain = link_->take(mail_link::all_flags); chain != nullptr;) sort(*std::exchange(chain, chain->next_));
+  return pop_arrived();
+}
+
+mail* mail_queue::try_take() {
+  check();
+  // Whoever waits has waited for what comes next.
+  if (!waiting_.empty()) return nullptr;
+  mail* const got = pop();
+  if (got != nullptr) ++received_;
+  return got;
+}
+
+void mail_queue::hand(mail_wait& to, mail* what) noexcept {
+  to.got_ = what;
+  wait_list<mail_wait>::wake(to);
+  handed_.push_back(to);
+}
+
+void mail_queue::hand_out() noexcept {
+  while (!waiting_.empty()) {
+    mail* const next = pop_arrived();
+    if (next == nullptr) {
+      if (!drained()) break;
+      waiting_.wake_all();
+    } else {
+      hand(waiting_.front(), next);
+    }
+  }
+  update_hold();
+}
+
+void mail_queue::give_back(mail& what) noexcept {
+  what.next_ = first_;
+  if (first_ == nullptr) last_ = &what;
+  first_ = &what;
+  hand_out();
+}
+
+void mail_queue::update_hold() noexcept {
+  const bool wanted = !waiting_.empty() && link_->senders() != 0;
+  if (wanted == hold_.has_value()) return;
+  if (wanted) {
+    hold_.emplace(*on_);
+  } else {
+    hold_.reset();
+  }
+}
+
+std::size_t mail_queue::pending() const noexcept {
+  std::size_t count = 0;
+  for (const mail* each = first_; each != nullptr; each = each->next_) ++count;
+  return count;
+}
+
+// --- waiting ---
+
+bool mail_wait::start(waiter& told) {
+  from_->check();
+  if (from_->waiting_.empty()) {
+    got_ = from_->pop();
+    if (got_ != nullptr) {
+      from_->handed_.push_back(*this);
+      return false;
+    }
+    if (from_->drained()) return false;
+  }
+  from_->waiting_.add(*this, told);
+  from_->update_hold();
+  return true;
+}
+
+abort_answer mail_wait::abort() noexcept {
+  const abort_answer answer = leave();
+  if (answer == abort_answer::now && from_ != nullptr) from_->update_hold();
+  return answer;
+}
+
+mail_wait::~mail_wait() {
+  if (got_ == nullptr) return;
+  unlink();
+  if (from_ != nullptr) {
+    from_->give_back(*got_);
+  } else {
+    got_->drop();
+  }
+}
+
+mail* mail_wait::take_mail() noexcept {
+  if (got_ == nullptr) return nullptr;
+  unlink();
+  if (from_ != nullptr) ++from_->received_;
+  return std::exchange(got_, nullptr);
+}
+
+void mail_wait::describe(std::string& text) const {
+  if (from_ == nullptr) {
+    text += " (what it comes through is gone)";
+    return;
+  }
+  const std::size_t senders = from_->link_->senders();
+  text += fmt::format(" ({} senders{})", senders, from_->link_->closed() ? ", closed" : "");
+}
+
+}  // namespace coir::priv

@@ -1,0 +1,486 @@
+#include <coir/thread/runtime.hpp>
+
+#include <coir/base/error.hpp>
+
+#include "start_thread.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <stdexcept>
+#include <system_error>
+#include <thread>
+
+namespace coir {
+
+namespace {
+
+std::vector<std::size_t> processors() {
+  std::vector<std::size_t> all;
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  if (::sched_getaffinity(0, sizeof mine, &mine) == 0) {
+    for (std::size_t i = 0; i < CPU_SETSIZE; ++i) {
+      if (CPU_ISSET(i, &mine)) all.push_back(i);
+    }
+  }
+  if (all.empty()) all.push_back(0);
+  return all;
+}
+
+void pin_this_thread(std::size_t processor) noexcept {
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  CPU_SET(processor, &only);
+  // Where that is forbidden it runs where it is allowed to.
+  ::pthread_setaffinity_np(::pthread_self(), sizeof only, &only);
+}
+
+std::string text_of(std::exception_ptr why) {
+  try {
+    std::rethrow_exception(std::move(why));
+  } catch (const std::exception& error) {
+    return error.what();
+  } catch (...) {
+    return "an exception that is not a std::exception";
+  }
+}
+
+bool is_cancellation(const std::exception_ptr& what) {
+  try {
+    std::rethrow_exception(what);
+  } catch (const std::system_error& error) {
+    return error.code() == std::errc::operation_canceled;
+  } catch (...) {
+    return false;
+  }
+}
+
+constexpr duration default_spin = std::chrono::microseconds(20);
+
+}  // namespace
+
+// What the runtime, its loops and the fibers on them share; it lives as long as any of them.
+class runtime_core : public std::enable_shared_from_this<runtime_core> {
+ public:
+  explicit runtime_core(const runtime_options& options)
+      : options_(options), made_in_(::getpid()), processors_(processors()) {
+    const bool many = processors_.size() > 1;
+    options_.loop_.spin(options.spin_.value_or(many ? default_spin : duration::zero()));
+  }
+
+  class home final : public remote_home {
+   public:
+    explicit home(std::shared_ptr<runtime_core> of) noexcept : of_(std::move(of)) {}
+    void ended() noexcept override { of_->one_less(); }
+    void failed(std::exception_ptr why) noexcept override {
+      // Who joined one that the same stop has cancelled before.
+      if (of_->stopping() && is_cancellation(why)) return;
+      of_->fail(std::move(why));
+    }
+    void report(const fiber_base& which, std::exception_ptr why) noexcept override {
+      of_->report(which, std::move(why));
+    }
+
+    bool in_run = false;  // of a thread that is in run(), which knows itself when it has ended
+    owned<timer> grace;   // its thread's
+
+   private:
+    const std::shared_ptr<runtime_core> of_;
+  };
+
+  void check_process() const {
+    if (::getpid() != made_in_) {
+      throw_misuse("a runtime was used in a child process (fork) of the one that made it, which has none of its threads");
+    }
+  }
+  bool is_child() const noexcept { return ::getpid() != made_in_; }
+
+  void start();
+  void join() noexcept {
+    for (std::thread& each : threads_) {
+      if (each.joinable()) each.join();
+    }
+  }
+  // All threads have ended, or will: remote handles may keep this, and not the other way round.
+  void end() noexcept {
+    join();
+    std::exception_ptr unheard;
+    {
+      const std::lock_guard held(lock_);
+      over_ = true;
+      if (!heard_) unheard = failure_;
+      homes_.clear();
+    }
+    if (unheard != nullptr) tell_unheard(std::move(unheard));
+  }
+  // In a forked child: the threads are the parent's.
+  void leave_behind() noexcept { static_cast<void>(new std::vector<std::thread>(std::move(threads_))); }
+  bool is_own_thread() const noexcept {
+    return std::any_of(threads_.begin(), threads_.end(),
+                       [](const std::thread& each) { return each.get_id() == std::this_thread::get_id(); });
+  }
+
+  std::size_t size() const noexcept { return homes_.size(); }
+  std::shared_ptr<remote_home> at(std::size_t index);
+  std::size_t index_of(const loop& which);
+  std::shared_ptr<remote_home> least_loaded() noexcept {
+    const std::size_t first = next_.fetch_add(1, std::memory_order_relaxed);
+    std::shared_ptr<home>* best = nullptr;
+    std::size_t least = 0;
+    for (std::size_t i = 0; i < homes_.size(); ++i) {
+      std::shared_ptr<home>& each = homes_[(first + i) % homes_.size()];
+      const std::size_t load = each->load.load(std::memory_order_relaxed);
+      if (best == nullptr || load < least) {
+        best = &each;
+        least = load;
+      }
+    }
+    return *best;
+  }
+
+  void one_more() noexcept { alive_.fetch_add(1, std::memory_order_relaxed); }
+  void one_less() noexcept {
+    // Sequentially consistent against stop(), which sets stopping_ and then wakes all.
+    if (alive_.fetch_sub(1, std::memory_order_seq_cst) == 1 && stopping_.load(std::memory_order_seq_cst)) wake_all();
+  }
+  bool all_ended() const noexcept { return alive_.load(std::memory_order_seq_cst) == 0; }
+
+  void fail(std::exception_ptr why) noexcept;
+  std::exception_ptr take_failure() noexcept {
+    const std::lock_guard held(lock_);
+    heard_ = true;
+    return failure_;
+  }
+  void report(const fiber_base& which, std::exception_ptr why) noexcept;
+
+  void stop(duration grace) noexcept;
+  bool stopping() const noexcept { return stopping_.load(std::memory_order_seq_cst); }
+  void wait_threads() {
+    std::unique_lock held(lock_);
+    changed_.wait(held, [&] { return running_ == 0; });
+  }
+
+  // A thread in run().
+  void enter(std::shared_ptr<home> guest);
+  void leave(const std::shared_ptr<remote_home>& guest) noexcept;
+
+ private:
+  // Tells a loop to look at what has changed.
+  class nudge final : public post_node {
+   public:
+    nudge(std::shared_ptr<runtime_core> of, std::shared_ptr<home> whom) noexcept
+        : of_(std::move(of)), whom_(std::move(whom)) {}
+    void run() override { of_->look(*whom_); }
+
+   private:
+    std::shared_ptr<runtime_core> of_;
+    std::shared_ptr<home> whom_;
+  };
+
+  void work(std::size_t index) noexcept;
+  void serve(home& mine, loop& on);
+  void wake_all() noexcept;
+  void look(home& mine);
+  static void tell_unheard(std::exception_ptr why) noexcept;
+
+  runtime_options options_;
+  const pid_t made_in_;
+  const std::vector<std::size_t> processors_;
+  std::vector<std::shared_ptr<home>> homes_;  // as they were when the constructor returned
+  std::vector<std::thread> threads_;
+  atomic<std::size_t> next_{0};
+  atomic<std::size_t> alive_{0};  // remote fibers of all loops, and threads in run()
+  atomic<bool> stopping_{false};
+
+  std::mutex lock_;
+  std::condition_variable changed_;
+  std::vector<std::shared_ptr<home>> guests_;
+  std::size_t running_ = 0;  // threads
+  std::size_t starting_ = 0;
+  instant cancel_at_ = never;  // the end of the grace, on the steady clock
+  std::exception_ptr failure_;
+  bool heard_ = false;
+  bool over_ = false;
+};
+
+void runtime_core::report(const fiber_base& which, std::exception_ptr why) noexcept {
+  if (options_.on_failure_) {
+    options_.on_failure_(which, std::move(why));
+    return;
+  }
+  const place at = which.spawned_at();
+  priv::tell(fmt::format("coir: remote fiber {}{}{}, spawned at {}:{}, failed: {}\n", which.id(),
+                         which.name().empty() ? "" : " ", which.name(), at.file_name(), at.line(),
+                         text_of(std::move(why))));
+}
+
+void runtime_core::start() {
+  const std::size_t count = options_.loops_ != 0 ? options_.loops_ : processors_.size();
+  homes_.reserve(count);
+  threads_.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    homes_.push_back(std::make_shared<home>(shared_from_this()));
+    homes_.back()->index = i;
+  }
+  std::exception_ptr refused;
+  {
+    const priv::all_signals_blocked inherited;
+    for (std::size_t i = 0; i < count && refused == nullptr; ++i) {
+      {
+        const std::lock_guard held(lock_);
+        ++running_;
+        ++starting_;
+      }
+      try {
+        threads_.emplace_back([core = shared_from_this(), i] { core->work(i); });
+      } catch (...) {
+        refused = std::current_exception();
+        const std::lock_guard held(lock_);
+        --running_;
+        --starting_;
+      }
+    }
+  }
+  {
+    std::unique_lock held(lock_);
+    changed_.wait(held, [&] { return starting_ == 0; });
+    if (refused == nullptr) refused = failure_;
+  }
+  if (refused == nullptr) return;
+  heard_ = true;
+  stop(duration::zero());
+  end();
+  std::rethrow_exception(std::move(refused));
+}
+
+void runtime_core::work(std::size_t index) noexcept {
+  priv::name_this_thread(fmt::format("{}-{}", options_.name_, index));
+  if (options_.pin_) pin_this_thread(processors_[index % processors_.size()]);
+  const auto started = [&] {
+    const std::lock_guard held(lock_);
+    --starting_;
+    changed_.notify_all();
+  };
+  bool is_started = false;
+  try {
+    home& mine = *homes_[index];
+    loop on(options_.loop_);
+    scheduler fibers(on);
+    if (options_.on_failure_) fibers.on_failure(options_.on_failure_);
+    mine.fibers = &fibers.home();
+    mine.port = on.port();
+    started();
+    is_started = true;
+    serve(mine, on);
+  } catch (...) {
+    fail(std::current_exception());
+    if (!is_started) started();
+  }
+  const std::lock_guard held(lock_);
+  --running_;
+  changed_.notify_all();
+}
+
+void runtime_core::serve(home& mine, loop& on) {
+  // A failure of a loop is the runtime's; the loop goes on, so that its fibers can end.
+  const auto keep_going = [&](auto&& turning) noexcept {
+    try {
+      turning();
+    } catch (...) {
+      fail(std::current_exception());
+    }
+  };
+  {
+    const loop::hold more(on);
+    while (!stopping()) keep_going([&] { on.run(); });
+  }
+  // The loops end together: until then this one answers the others.
+  while (!all_ended()) keep_going([&] { on.run_once(duration(-1)); });
+  mine.grace.reset();
+}
+
+// On the loop of `mine`: does what stop() asks for.
+void runtime_core::look(home& mine) {
+  if (!stopping()) return;
+  instant until;
+  {
+    const std::lock_guard held(lock_);
+    until = cancel_at_;
+  }
+  region& root = mine.fibers->root();
+  loop& on = mine.fibers->on();
+  const duration left = until - steady_now();
+  mine.grace.reset();
+  if (left <= duration::zero()) {
+    root.cancel();
+  } else {
+    root.shut_down();
+    mine.grace = on.after(left, [&root](timer&) { root.cancel(); });
+  }
+  if (!mine.in_run) on.stop();
+}
+
+void runtime_core::wake_all() noexcept {
+  std::vector<std::shared_ptr<home>> all;
+  {
+    const std::lock_guard held(lock_);
+    all = homes_;
+    all.insert(all.end(), guests_.begin(), guests_.end());
+  }
+  for (std::shared_ptr<home>& each : all) {
+    if (each->port == nullptr) continue;  // its thread did not get that far
+    const std::shared_ptr<loop_port> port = each->port;
+    auto told = std::make_unique<nudge>(shared_from_this(), std::move(each));
+    if (port->push(*told)) static_cast<void>(told.release());
+  }
+}
+
+void runtime_core::stop(duration grace) noexcept {
+  {
+    const std::lock_guard held(lock_);
+    cancel_at_ = std::min(cancel_at_, coir::after(steady_now(), std::max(grace, duration::zero())));
+  }
+  stopping_.store(true, std::memory_order_seq_cst);
+  wake_all();
+}
+
+void runtime_core::fail(std::exception_ptr why) noexcept {
+  bool late = false;
+  {
+    const std::lock_guard held(lock_);
+    late = over_;
+    if (failure_ == nullptr) failure_ = why;
+  }
+  if (late) {
+    tell_unheard(std::move(why));
+  } else {
+    stop(duration::zero());
+  }
+}
+
+void runtime_core::tell_unheard(std::exception_ptr why) noexcept {
+  priv::tell("coir: what a runtime ended with was never asked for: " + text_of(std::move(why)) + "\n");
+}
+
+void runtime_core::enter(std::shared_ptr<home> guest) {
+  one_more();
+  {
+    const std::lock_guard held(lock_);
+    std::size_t index = homes_.size();
+    while (std::any_of(guests_.begin(), guests_.end(), [&](const auto& each) { return each->index == index; })) ++index;
+    guest->index = index;
+    guests_.push_back(guest);
+  }
+  look(*guest);
+}
+
+void runtime_core::leave(const std::shared_ptr<remote_home>& guest) noexcept {
+  static_cast<home&>(*guest).grace.reset();
+  {
+    const std::lock_guard held(lock_);
+    std::erase(guests_, guest);
+  }
+  one_less();
+}
+
+std::shared_ptr<remote_home> runtime_core::at(std::size_t index) {
+  if (index < homes_.size()) [[likely]]
+    return homes_[index];
+  const std::lock_guard held(lock_);
+  for (const std::shared_ptr<home>& each : guests_) {
+    if (each->index == index) return each;
+  }
+  throw std::out_of_range(fmt::format("loop {} of a runtime that has {}, and {} threads in run()", index, homes_.size(),
+                                      guests_.size()));
+}
+
+std::size_t runtime_core::index_of(const loop& which) {
+  const std::lock_guard held(lock_);
+  for (const auto* const some : {&homes_, &guests_}) {
+    for (const std::shared_ptr<home>& each : *some) {
+      if (each->port == which.port()) return each->index;
+    }
+  }
+  throw_misuse(fmt::format("loop {} is none of this runtime's", which.number()));
+}
+
+// --- runtime ---
+
+runtime::runtime(const runtime_options& options) : core_(std::make_shared<runtime_core>(options)) { core_->start(); }
+
+runtime::~runtime() {
+  if (core_->is_child()) {
+    core_->leave_behind();
+    return;
+  }
+  if (core_->is_own_thread()) {
+    priv::tell("coir: a runtime was destroyed by one of its own fibers\n");
+    std::abort();
+  }
+  core_->stop(duration::zero());
+  core_->end();
+}
+
+std::size_t runtime::size() const noexcept { return core_->size(); }
+
+std::size_t runtime::load(std::size_t index) const {
+  return core_->at(index)->load.load(std::memory_order_relaxed);
+}
+
+std::size_t runtime::this_loop() const {
+  const loop* const own = current_fiber != nullptr ? &current_fiber->home().on() : loop::current();
+  if (own == nullptr) throw_misuse("this thread runs no loop of a runtime");
+  return core_->index_of(*own);
+}
+
+std::shared_ptr<remote_home> runtime::home(std::size_t index) const {
+  core_->check_process();
+  return core_->at(index);
+}
+
+std::shared_ptr<remote_home> runtime::least_loaded() const {
+  core_->check_process();
+  return core_->least_loaded();
+}
+
+void runtime::begin(remote_core&) { core_->one_more(); }
+
+void runtime::stop_in(duration grace) noexcept {
+  if (!core_->is_child()) core_->stop(grace);
+}
+
+bool runtime::stopping() const noexcept { return core_->stopping(); }
+
+void runtime::rethrow_failure() const {
+  if (std::exception_ptr why = core_->take_failure(); why != nullptr) std::rethrow_exception(std::move(why));
+}
+
+void runtime::wait() {
+  core_->check_process();
+  if (current_fiber != nullptr || loop::current() != nullptr) {
+    throw_misuse("runtime::wait() blocks, and was called on the thread of a loop");
+  }
+  core_->wait_threads();
+  rethrow_failure();
+}
+
+runtime::seat::seat(runtime& of, runner& program) : of_(of) {
+  of.core_->check_process();
+  auto guest = std::make_shared<runtime_core::home>(of.core_);
+  guest->in_run = true;
+  guest->fibers = &program.fibers().home();
+  guest->port = guest->fibers->on().port();
+  home_ = guest;
+  of.core_->enter(std::move(guest));
+}
+
+runtime::seat::~seat() { of_.core_->leave(home_); }
+
+}  // namespace coir

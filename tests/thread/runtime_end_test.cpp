@@ -1,0 +1,266 @@
+// How a runtime ends: asked, failed, destroyed at any moment, left behind by a fork.
+#include <coir/thread/runtime.hpp>
+
+#include "support/both.hpp"
+#include "support/catch.hpp"
+#include "support/child_process.hpp"
+
+#include <coir/coir.hpp>
+#include <coir/thread/mailbox.hpp>
+#include <coir/thread/remote_channel.hpp>
+
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+using namespace std::chrono_literals;
+using Catch::Matchers::Contains;
+using coir::fiber_outcome;
+using coir::runtime_options;
+
+namespace {
+
+// Without a std::string: those of exceptions are counted where the thread sanitizer does not see it.
+class crash : public std::exception {
+ public:
+  explicit crash(const char* text) noexcept : text_(text) {}
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  const char* text_;
+};
+
+void for_ever() { coir::await(coir::sleep_until(coir::never)); }
+
+}  // namespace
+
+TEST_CASE("a runtime that is stopped shuts its fibers down") {
+  coir::runtime rt(runtime_options().loops(3));
+  std::atomic<int> unwound = 0;
+  struct guard {
+    std::atomic<int>& count;
+    ~guard() { ++count; }
+  };
+  std::atomic<int> begun = 0;
+  auto all = rt.spawn_on_all([&] {
+    const guard mine{unwound};
+    auto child = coir::spawn([&] {
+      const guard inner{unwound};
+      ++begun;
+      for_ever();
+    });
+    coir::await(child.join());
+  });
+  while (begun != 3) std::this_thread::yield();
+  rt.stop();
+  rt.wait();
+  CHECK(unwound == 6);
+  for (auto& each : all) CHECK(each.outcome() == fiber_outcome::cancelled);
+  // Afterwards: what is spawned is cancelled.
+  bool ran = false;
+  auto late = rt.spawn_on(0, [&] { ran = true; });
+  CHECK_THROWS_AS(late.get(), std::system_error);
+  CHECK_FALSE(ran);
+}
+
+TEST_CASE("stopping with a grace asks first, and those who come to an end by then are not cancelled") {
+  coir::runtime rt(runtime_options().loops(2));
+  auto polite = rt.spawn_on(0, [] {
+    coir::await(coir::wait_shutting_down());
+    return 1;
+  });
+  // One that needs the other loop to end.
+  auto asks = rt.spawn_on(1, [polite] {
+    coir::await(coir::wait_shutting_down());
+    return coir::await(polite.join()) + 1;
+  });
+  rt.stop(1h);
+  rt.wait();
+  CHECK(polite.get() == 1);
+  CHECK(asks.get() == 2);
+}
+
+TEST_CASE("when the grace is over, what is left is cancelled, and the shortest grace counts") {
+  coir::runtime rt(runtime_options().loops(2));
+  auto deaf = rt.spawn_on(1, for_ever);
+  rt.stop(1h);
+  rt.stop(2ms);
+  rt.stop(1h);
+  rt.wait();
+  CHECK(deaf.outcome() == fiber_outcome::cancelled);
+}
+
+TEST_CASE("a failure that nobody can hear of ends the runtime in order, and is thrown by wait") {
+  coir::runtime rt(runtime_options().loops(2));
+  auto other = rt.spawn_on(0, for_ever);
+  static_cast<void>(rt.spawn_on(1, [] { throw crash("alone"); }));
+  CHECK_THROWS_WITH(rt.wait(), "alone");
+  CHECK_THROWS_WITH(rt.wait(), "alone");
+  CHECK(other.outcome() == fiber_outcome::cancelled);
+  CHECK(rt.stopping());
+}
+
+TEST_CASE("a failure waits for its handles: the last that goes without having asked ends the runtime") {
+  coir::runtime rt(runtime_options().loops(2));
+  {
+    auto f = rt.spawn_on(1, [] { throw crash("unheard"); });
+    CHECK(f.wait_for(10s));
+    CHECK_FALSE(rt.stopping());
+    const auto copy = f;
+  }
+  CHECK(rt.stopping());
+  CHECK_THROWS_WITH(rt.wait(), "unheard");
+}
+
+TEST_CASE("a failure that is to be reported touches nobody else") {
+  std::atomic<int> reports = 0;
+  std::atomic<int> told = 0;
+  {
+    coir::runtime rt(runtime_options().loops(2).on_failure([&](const coir::fiber_base&, std::exception_ptr why) {
+      try {
+        std::rethrow_exception(why);
+      } catch (const crash& error) {
+        if (error.what() == std::string("told")) ++told;
+      }
+      ++reports;
+    }));
+    auto f = rt.spawn_on(1, [] { throw crash("told"); }, coir::report_failure);
+    CHECK(f.wait_for(10s));
+    CHECK_THROWS_AS(f.get(), crash);
+    static_cast<void>(rt.spawn_on(0, [] { throw crash("told"); }, coir::report_failure));
+    while (reports != 2) std::this_thread::yield();
+    CHECK_FALSE(rt.stopping());
+  }
+  CHECK(told == 2);
+}
+
+TEST_CASE("what leaves a loop by another way ends the runtime too, and the body in run() hears of it") {
+  coir::runtime rt(runtime_options().loops(2));
+  CHECK_THROWS_WITH(rt.run([&] {
+    auto f = rt.spawn_on(1, [] { coir::running_fiber().home().on().post([] { throw crash("posted"); }); });
+    for (;;) coir::await(coir::sleep_for(1s));
+  }),
+                    "posted");
+  CHECK_THROWS_WITH(rt.wait(), "posted");
+}
+
+TEST_CASE("a runtime may be destroyed at any moment") {
+  for (int round = 0; round < 300; ++round) {
+    std::vector<coir::remote<int>> kept;
+    std::atomic<int> ran = 0;
+    {
+      coir::runtime rt(runtime_options().loops(2));
+      for (std::size_t i = 0; i < 8; ++i) {
+        kept.push_back(rt.spawn_on(i % 2, [&, i] {
+          auto other = rt.spawn_on((i + 1) % 2, [&] {
+            coir::await(coir::yield());
+            ++ran;
+            return 1;
+          });
+          return coir::await(other.join());
+        }));
+      }
+      for (int turn = 0; turn < round % 20; ++turn) std::this_thread::yield();
+    }
+    for (auto& each : kept) {
+      CHECK(each.state() == coir::remote_state::dead);
+      if (each.outcome() == fiber_outcome::returned) CHECK(each.get() == 1);
+    }
+  }
+}
+
+TEST_CASE("a runtime is destroyed inside a fiber of a loop that its fibers talk to") {
+  coir::run([] {
+    for (int round = 0; round < 100; ++round) {
+      coir::remote_channel<int> numbers(1);
+      coir::mailbox<int> box;
+      {
+        coir::runtime rt(runtime_options().loops(2));
+        auto all = rt.spawn_on_all([to = numbers.sender(), also = box.sender()] {
+          for (int i = 0;; ++i) {
+            also.send(i);
+            coir::await(to.send(i));
+          }
+        });
+        for (int i = 0; i < round % 10; ++i) static_cast<void>(coir::await(numbers.receive()));
+      }
+      CHECK(numbers.stats().senders == 0);
+    }
+  });
+}
+
+TEST_CASE("stopping at once from many threads and fibers is one end") {
+  for (int round = 0; round < 100; ++round) {
+    coir::runtime rt(runtime_options().loops(2));
+    auto all = rt.spawn_on_all([&] { rt.stop(); });
+    std::thread one([&] { rt.stop(1s); });
+    std::thread other([&] { rt.stop(); });
+    rt.wait();
+    one.join();
+    other.join();
+  }
+}
+
+TEST_CASE("a runtime that cannot be made leaves nothing behind, and says why") {
+  class no_backend final : public coir::backend_maker {
+   public:
+    std::unique_ptr<coir::backend> make(const coir::backend_parts&) override {
+      if (++made == 3) throw std::runtime_error("no more backends");
+      throw std::runtime_error("no backend");
+    }
+    std::atomic<int> made = 0;
+  };
+  no_backend none;
+  CHECK_THROWS_AS(coir::runtime(runtime_options().loops(4).loop(coir::loop_options().backend(&none))), std::runtime_error);
+}
+
+TEST_CASE("wait() in a fiber is a mistake that is named") {
+  coir::runtime rt(runtime_options().loops(1));
+  coir::run([&] { CHECK_THROWS_AS(rt.wait(), std::logic_error); });
+}
+
+TEST_CASE("a failure that nobody asks for, even the runtime, is told on standard error") {
+  const auto ended = support::in_child([] {
+    const coir::runtime rt(runtime_options().loops(1));
+    static_cast<void>(const_cast<coir::runtime&>(rt).spawn_on(0, [] { throw crash("lost"); }));
+    while (!rt.stopping()) std::this_thread::yield();
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK(ended.text == "coir: what a runtime ended with was never asked for: lost\n");
+}
+
+TEST_CASE("a child process has no threads of its parent's runtime, and is told so") {
+  auto rt = std::make_unique<coir::runtime>(runtime_options().loops(2));
+  auto f = rt->spawn_on(0, for_ever);
+  const auto ended = support::in_child([&] {
+    try {
+      static_cast<void>(rt->spawn_on(1, [] {}));
+    } catch (const std::logic_error& error) {
+      std::fprintf(stderr, "%s", error.what());
+    }
+    rt->stop();
+    f.cancel();
+    rt.reset();
+    // One of its own.
+    coir::runtime own(runtime_options().loops(2));
+    if (own.spawn_on(1, [] { return 7; }).get() != 7) throw std::runtime_error("it does not work");
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK_THAT(ended.text, Contains("in a child process (fork)"));
+  CHECK(f.state() != coir::remote_state::dead);
+}
+
+TEST_CASE("a runtime that is destroyed by its own fiber ends the program, and says so") {
+  const auto ended = support::in_child([] {
+    auto rt = std::make_unique<coir::runtime>(runtime_options().loops(1));
+    auto f = rt->spawn_on(0, [&] { rt.reset(); });
+    f.get();
+  });
+  CHECK(ended.signal == SIGABRT);
+  CHECK(ended.text == "coir: a runtime was destroyed by one of its own fibers\n");
+}
