@@ -201,9 +201,11 @@ coir::task<> skynet(ints& result, std::uint64_t first, std::uint64_t size) {
     co_await result.send(first);
     co_return;
   }
-  ints parts;
+  ints parts(exchange::sky_fan);
   const std::uint64_t part = size / exchange::sky_fan;
-  for (std::uint64_t i = 0; i < exchange::sky_fan; ++i) coir::spawn(skynet(parts, first + i * part, part));
+  for (std::uint64_t i = 0; i < exchange::sky_fan; ++i) {
+    coir::spawn(skynet(parts, first + i * part, part), coir::spawn_options().first());
+  }
   std::uint64_t sum = 0;
   for (std::uint64_t i = 0; i < exchange::sky_fan; ++i) {
     const auto got = co_await parts.receive();

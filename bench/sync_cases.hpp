@@ -6,7 +6,8 @@
 //   select/N              a fiber waits for whichever of N channels without a buffer has something, and another sends
 //                         to them in turn; one message.
 //   skynet/time           a fiber makes ten, each of which makes ten, down to a million, which send their number to
-//                         whoever made them, and these the sum; one of the million.
+//                         whoever made them, through a channel that holds ten, and these the sum; one of the million.
+//                         Each begins ahead of those that are there, where the subject does not do that by itself.
 //   skynet/memory         the most memory that took, for each of the million.
 //   ring/1000             1000 fibers in a ring of channels without a buffer pass a token on; one step.
 #pragma once

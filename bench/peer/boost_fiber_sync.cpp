@@ -1,7 +1,7 @@
 // Peer: channels and mutexes on Boost.Fiber, with stacks from its pool: the cases of ../sync_cases.hpp that it can play.
 //
-// It has no select, and a buffered channel holds a power of two of at least 2, less one: stream/1 is one of 2. A million of its
-// stacks are no program, so there is no skynet.
+// It has no select. A buffered channel of 2 holds 1, and one of 1024 holds 1023. A million of its stacks are no program, so
+// there is no skynet.
 
 #include "../sync_cases.hpp"
 

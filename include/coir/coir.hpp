@@ -47,6 +47,7 @@
 #include <coir/sync/latch.hpp>
 #include <coir/sync/mutex.hpp>
 #include <coir/sync/once.hpp>
+#include <coir/sync/received.hpp>
 #include <coir/sync/resource_pool.hpp>
 #include <coir/sync/select.hpp>
 #include <coir/sync/semaphore.hpp>

@@ -163,7 +163,7 @@ func skynet(result chan<- uint64, first, size uint64) {
 		result <- first
 		return
 	}
-	parts := make(chan uint64)
+	parts := make(chan uint64, skyFan)
 	part := size / skyFan
 	for i := uint64(0); i < skyFan; i++ {
 		go skynet(parts, first+i*part, part)

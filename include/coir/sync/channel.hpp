@@ -36,6 +36,7 @@
 #include <coir/fiber/fiber_base.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/sync/closed.hpp>
+#include <coir/sync/received.hpp>
 #include <coir/sync/value_ring.hpp>
 #include <coir/sync/wait_list.hpp>
 
@@ -130,12 +131,10 @@ class [[nodiscard("co_await it, or coir::await(it)")]] channel_receive_op : publ
 
   bool start(waiter& told) { return from_->begin_receive(*this, told); }
   abort_answer abort() noexcept { return leave(); }
-  std::optional<T> take() {
+  received<T> take() {
     if (got_ == got::value) [[likely]] {
-      got_ = got::nothing;
-      std::optional<T> value(std::in_place, std::move(value_));
-      std::destroy_at(&value_);
-      return value;
+      const spent value{*this};
+      return received<T>(std::in_place, std::move(value_));
     }
     if (got_ == got::error) std::rethrow_exception(take_error());
     return std::nullopt;
@@ -148,6 +147,14 @@ class [[nodiscard("co_await it, or coir::await(it)")]] channel_receive_op : publ
   friend class channel<T>;
   enum class got : std::uint8_t { nothing, value, error };
 
+  // Destroys the value when it has been moved to where it is wanted.
+  struct spent {
+    channel_receive_op& of;
+    ~spent() {
+      std::destroy_at(&of.value_);
+      of.got_ = got::nothing;
+    }
+  };
   void give(T&& value) noexcept {
     std::construct_at(&value_, std::move(value));
     got_ = got::value;
