@@ -13,16 +13,17 @@
 //          job itself: 144 bytes and those. coir::wait_for_it (what is done unless said otherwise) or coir::abandon
 //          says what a cancellation does to a job that runs.
 // Order    jobs begin in the order in which they were given to the pool.
-// Thread   one loop waits; the function runs on a thread of the pool, as do the callbacks of its stop token if they are
-//          registered too late. The loop's memory is the function's too while the fiber waits: what was before the
-//          call is seen by the function, and what the function did by the fiber afterwards. Function and result are
-//          moved, destroyed and thrown on the loop's thread; of an abandoned job, on the pool's.
+// Thread   one loop waits; the function runs on a thread of the pool. What the fiber did before is seen by the
+//          function, and what the function did by the fiber afterwards. Function and result are moved, destroyed and
+//          thrown on the loop's thread; those of an abandoned job on the pool's. Callbacks on the stop token run on
+//          the loop's thread, in the middle of a cancellation, and must neither throw nor wait.
 // Cancel   a job that has not begun is taken out of the queue: now, and the function never runs.
 //          wait_for_it: one that runs is asked through its stop token and waited for: later. Its result is delivered,
 //          and the cancellation surfaces at the next suspend point.
 //          abandon: the fiber goes on at once: now. The job comes to its end with nobody to tell; its result or
 //          exception is destroyed there. So the function must hold what it uses: it is always copied or moved, and
-//          must refer to nothing of the fiber's. A result that is there already is delivered, as above.
+//          must refer to nothing of the fiber's. A result that is there already is delivered, as above; but of a
+//          fiber that was cancelled nobody can say whether its call had an effect, or will have.
 // Errors   what the function throws. As pool::post() in other cases (coir/thread/pool.hpp), but that a full pool is
 //          waited for. std::errc::operation_canceled when the pool ended before the job began.
 //          gcc before 13 refuses a temporary function with captures that are not trivially destructible.
