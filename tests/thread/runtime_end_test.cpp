@@ -10,6 +10,7 @@
 #include <coir/thread/remote_channel.hpp>
 
 #include <atomic>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <stdexcept>
@@ -34,6 +35,9 @@ class crash : public std::exception {
  private:
   const char* text_;
 };
+
+// Two threads are made in each.
+int rounds(int each_time) { return std::getenv("COIR_TEST_LONG") != nullptr ? 50 * each_time : each_time; }
 
 void for_ever() { coir::await(coir::sleep_until(coir::never)); }
 
@@ -150,7 +154,7 @@ TEST_CASE("what leaves a loop by another way ends the runtime too, and the body 
 }
 
 TEST_CASE("a runtime may be destroyed at any moment") {
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < rounds(100); ++round) {
     std::vector<coir::remote<int>> kept;
     std::atomic<int> ran = 0;
     {
@@ -176,7 +180,7 @@ TEST_CASE("a runtime may be destroyed at any moment") {
 
 TEST_CASE("a runtime is destroyed inside a fiber of a loop that its fibers talk to") {
   coir::run([] {
-    for (int round = 0; round < 100; ++round) {
+    for (int round = 0; round < rounds(40); ++round) {
       coir::remote_channel<int> numbers(1);
       coir::mailbox<int> box;
       {
