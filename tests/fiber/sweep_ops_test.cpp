@@ -171,6 +171,7 @@ void play(const moment& cancel) {
     INFO("op: " << Case::name << ", in " << each.name);
     coir::testing::mock_clock time(coir::testing::mock_clock::mode::by_hand);
     op_list::clock = &time;
+    op_list::elsewhere();  // once made it stays, with descriptors of its own
     const std::size_t descriptors = support::open_descriptors();
     coir::run(
         [&] {
