@@ -22,6 +22,12 @@ void pool_lease::discard() {
 
 void pool_lease::refuse() { throw_misuse("a lease that has no resource was used: it was moved from, or given back"); }
 
+pool_right::pool_right(pool_right&& other) noexcept : list_node(), of_(other.of_) {
+  if (!other.linked()) return;
+  other.unlink();
+  of_->rights_.push_back(*this);
+}
+
 pool_right::~pool_right() {
   if (!linked()) return;
   of_->bound_.check();
@@ -35,8 +41,8 @@ pool_lease pool_right::lend(std::unique_ptr<pool_slot> made, place at) {
   if (linked()) {
     unlink();
     of_->adopt(*made);
-    made->belongs_to(running_fiber(), at);
-    of_->lent_.push_back(*made);
+    made->hang(of_->lent_, running_fiber(), at);
+    ++of_->stats_.acquired;
   }
   return pool_lease(*made.release());
 }
@@ -108,8 +114,7 @@ bool pool_base::give(pool_turn& into, const fiber_base& who, place at) noexcept 
   if (!idle_.empty()) {
     pool_slot& slot = idle_.pop_front();
     --available_;
-    slot.belongs_to(who, at);
-    lent_.push_back(slot);
+    slot.hang(lent_, who, at);
     into.lease = pool_lease(slot);
     ++stats_.acquired;
     return true;
@@ -118,7 +123,6 @@ bool pool_base::give(pool_turn& into, const fiber_base& who, place at) noexcept 
   into.right.of_ = this;
   rights_.push_back(into.right);
   ++in_the_making_;
-  ++stats_.acquired;
   return true;
 }
 

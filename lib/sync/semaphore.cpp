@@ -67,8 +67,7 @@ void semaphore::give(permit& into, std::size_t count, const fiber_base& who, pla
   available_ -= count;
   into.of_ = this;
   into.count_ = count;
-  into.belongs_to(who, at);
-  holders_.push_back(into);
+  into.hang(holders_, who, at);
   ++stats_.acquired;
 }
 

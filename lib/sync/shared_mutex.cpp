@@ -36,8 +36,7 @@ void shared_mutex::turn::describe(std::string& text) const {
 
 void shared_mutex::give(guard& into, mode wanted, const fiber_base& who, place at) noexcept {
   into.of_ = this;
-  into.belongs_to(who, at);
-  holders_.push_back(into);
+  into.hang(holders_, who, at);
   if (wanted == mode::alone) {
     alone_ = true;
     ++stats_.taken;

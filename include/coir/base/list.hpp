@@ -35,17 +35,6 @@ class list_node {
     next_ = previous_ = nullptr;
   }
 
- protected:
-  // Hangs where `other` hung, which hangs nowhere then: for a base of what is moved while it is linked.
-  void take_place_of(list_node& other) noexcept {
-    if (!other.linked()) return;
-    COIR_ASSERT(!linked(), "a node was put in a second list");
-    next_ = other.next_;
-    previous_ = other.previous_;
-    next_->previous_ = previous_->next_ = this;
-    other.next_ = other.previous_ = nullptr;
-  }
-
  private:
   template <class T>
   friend class list;

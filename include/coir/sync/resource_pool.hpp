@@ -104,7 +104,7 @@ class pool_lease {
 class pool_right : public list_node {
  public:
   pool_right() noexcept = default;
-  pool_right(pool_right&& other) noexcept : list_node(), of_(other.of_) { take_place_of(other); }
+  pool_right(pool_right&& other) noexcept;
   pool_right& operator=(pool_right&&) = delete;
   ~pool_right();
 
