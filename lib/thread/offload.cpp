@@ -12,25 +12,25 @@ namespace coir::priv {
 bool awaited_job::begin(waiter& told, bool only_if_room) {
   told_ = &told;
   home_ = &running_fiber().home().on();
-  hold_.emplace(*home_);
+  hold_loop();
   try {
     if (on_.submit(*this, only_if_room)) return true;
   } catch (...) {
-    hold_.reset();
+    let_loop_go();
     throw;
   }
-  hold_.reset();
+  let_loop_go();
   return false;
 }
 
 bool awaited_job::withdraw() noexcept {
   if (!on_.withdraw(*this)) return false;
-  hold_.reset();
+  let_loop_go();
   return true;
 }
 
 void awaited_job::run() {
-  hold_.reset();
+  let_loop_go();
   told_->done();
 }
 

@@ -6,7 +6,6 @@
 
 #include <memory>
 #include <new>
-#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -110,12 +109,12 @@ class blocking_desk {
       next.work = work;
       next.dropped = false;
       next.given_to = threads_;
-      if (used_ == 0) hold_.emplace(*on_);
+      if (used_ == 0) hold_ = loop::hold(*on_);
       try {
         next.given_to.submit(next, false);
       } catch (...) {
         next.what = nullptr;
-        if (used_ == 0) hold_.reset();
+        if (used_ == 0) hold_ = loop::hold();
         throw;
       }
       free_.pop_back();
@@ -141,7 +140,7 @@ class blocking_desk {
   }
   void put_back(job& which) noexcept {
     free_.push_back(&which);
-    if (--used_ == 0) hold_.reset();
+    if (--used_ == 0) hold_ = loop::hold();
     leave_if_over();
   }
   void leave_if_over() noexcept {
@@ -153,7 +152,7 @@ class blocking_desk {
   std::vector<std::unique_ptr<job>> jobs_;
   std::vector<job*> free_;
   std::size_t used_ = 0;
-  std::optional<loop::hold> hold_;  // a job is out
+  loop::hold hold_;  // a job is out
   bool leaving_ = false;
 };
 

@@ -265,15 +265,20 @@ class loop {
   // run() waits, and fibers that wait are no deadlock.
   class hold {
    public:
+    hold() noexcept = default;  // of none
     explicit hold(loop& of) noexcept : loop_(&of) { ++loop_->holds_; }
     hold(hold&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)) {}
-    hold& operator=(hold&&) = delete;
+    hold& operator=(hold&& other) noexcept {
+      hold given(std::move(other));
+      std::swap(loop_, given.loop_);
+      return *this;
+    }
     ~hold() {
       if (loop_ != nullptr) --loop_->holds_;
     }
 
    private:
-    loop* loop_;
+    loop* loop_ = nullptr;
   };
   // A hold for as long as it says so itself: it is asked when the loop may have nothing left to wait for. Leaves by
   // unlink().
