@@ -6,7 +6,9 @@
 #include <poll.h>
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 namespace {
 
@@ -108,4 +110,39 @@ TEST_CASE("posts that nobody took die with the inbox") {
     now.after([shared] { model::check(shared->got() == "a" || !shared->empty(), "the post is somewhere"); });
   });
   CHECK(tried.failure == "");
+}
+
+TEST_CASE("a port says whether a post has reached its inbox, which goes only when nobody is in the middle of one") {
+  struct counted final : coir::post_node {
+    void run() override {}
+    void over() noexcept override { ++ends; }
+    int ends = 0;
+  };
+  const auto tried = model::explore(
+      [](model::run& now) {
+        struct state {
+          std::optional<coir::inbox> inbox{std::in_place};
+          coir::loop_port port{*inbox};
+          counted first;
+          counted second;
+          int reached = 0;
+        };
+        auto shared = std::make_shared<state>();
+        for (counted* const each : {&shared->first, &shared->second}) {
+          now.thread([shared, each] {
+            if (shared->port.push(*each)) ++shared->reached;
+          });
+        }
+        now.thread([shared] {
+          shared->port.close();
+          shared->inbox.reset();
+        });
+        now.after([shared] {
+          model::check(shared->first.ends + shared->second.ends == shared->reached, "what has reached it is over once");
+          model::check(!shared->port.open(), "it is closed");
+        });
+      },
+      {.preemptions = 3});
+  CHECK(tried.failure == "");
+  CHECK(tried.runs > 100);
 }

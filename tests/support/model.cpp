@@ -8,6 +8,7 @@
 #include <exception>
 #include <semaphore>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -38,6 +39,8 @@ class one_core {
 
 // One run is longer than this only if it never ends.
 constexpr std::size_t steps_max = 10'000;
+
+constexpr unsigned spins_max = 3;
 
 }  // namespace
 
@@ -90,6 +93,7 @@ class explorer {
       std::fprintf(stderr, "model: a run does not end\n%s", all.history().c_str());
       std::abort();
     }
+    all.note_spin(what, where);
     all.steps_.push_back({current->number, what, where});
     all.go_on();
   }
@@ -156,6 +160,7 @@ class explorer {
     used_ = 0;
     depth_ = 0;
     preemptions_ = 0;
+    spins_ = 0;
     abandoned_ = false;
     steps_.clear();
     after_.clear();
@@ -175,6 +180,14 @@ class explorer {
     }
     after_.clear();
     exploring = nullptr;
+  }
+
+  // Who reads one thing again and again waits for another to change it, and lets others go on.
+  void note_spin(std::string_view what, const volatile void* where) {
+    if (what == "after") return;
+    const bool again = what == "load" && !steps_.empty() && steps_.back().thread == current->number &&
+                       steps_.back().where == where;
+    spins_ = again ? spins_ + 1 : 0;
   }
 
   // The running thread is at a point, or waits.
@@ -224,7 +237,7 @@ class explorer {
   // Who goes on. Null: nobody can.
   worker* choose(worker* running) {
     std::vector<worker*> able;
-    const bool stays = running != nullptr && can_run(*running);
+    const bool stays = running != nullptr && spins_ < spins_max && can_run(*running);
     if (stays) able.push_back(running);
     if (!stays || preemptions_ < how_.preemptions) {
       for (std::size_t i = 0; i < used_; ++i) {
@@ -232,7 +245,8 @@ class explorer {
         if (&each != running && can_run(each)) able.push_back(&each);
       }
     }
-    if (able.empty()) return nullptr;
+    if (able.empty()) return running != nullptr && can_run(*running) ? running : nullptr;
+    if (!stays) spins_ = 0;
     std::size_t which = 0;
     if (able.size() > 1) {
       if (depth_ == path_.size()) path_.push_back({0, able.size()});
@@ -268,6 +282,7 @@ class explorer {
   std::vector<choice> path_;
   std::size_t depth_ = 0;
   unsigned preemptions_ = 0;
+  unsigned spins_ = 0;
   bool abandoned_ = false;
   std::vector<step> steps_;
   std::string failure_;

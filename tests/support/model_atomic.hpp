@@ -37,23 +37,19 @@ class atomic {
                              std::memory_order = std::memory_order_seq_cst) noexcept {
     return compare_exchange_strong(expected, wanted);
   }
-  template <class N>
-  T fetch_add(N count, std::memory_order = std::memory_order_seq_cst) noexcept {
+  T fetch_add(T count, std::memory_order = std::memory_order_seq_cst) noexcept {
     const around now("add", this);
     return value_.fetch_add(count);
   }
-  template <class N>
-  T fetch_sub(N count, std::memory_order = std::memory_order_seq_cst) noexcept {
+  T fetch_sub(T count, std::memory_order = std::memory_order_seq_cst) noexcept {
     const around now("subtract", this);
     return value_.fetch_sub(count);
   }
-  template <class N>
-  T fetch_or(N bits, std::memory_order = std::memory_order_seq_cst) noexcept {
+  T fetch_or(T bits, std::memory_order = std::memory_order_seq_cst) noexcept {
     const around now("or", this);
     return value_.fetch_or(bits);
   }
-  template <class N>
-  T fetch_and(N bits, std::memory_order = std::memory_order_seq_cst) noexcept {
+  T fetch_and(T bits, std::memory_order = std::memory_order_seq_cst) noexcept {
     const around now("and", this);
     return value_.fetch_and(bits);
   }
