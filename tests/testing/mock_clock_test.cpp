@@ -76,7 +76,8 @@ TEST_CASE("what is due is done whatever a clock says to sleeping") {
    public:
     coir::instant now() noexcept override { return now_; }
     bool idle_until(coir::instant deadline) noexcept override {
-      if (asked_to_wait_for_the_past_ |= deadline <= now_) return false;
+      asked_to_wait_for_the_past_ = asked_to_wait_for_the_past_ || deadline <= now_;
+      if (asked_to_wait_for_the_past_) return false;
       now_ = deadline;
       return true;
     }
