@@ -128,10 +128,41 @@ class execution {
     cancel_[what.id] = [&scope] { scope.cancel(); };
   }
 
+  // The sender is in a coroutine when the receiver is on a stack, and the other way round.
+  static coir::task<> send(coir::channel<int>& to, const node& what) {
+    if (what.through == structured::wait::receive) co_await coir::sleep_for(std::chrono::nanoseconds(what.time));
+    co_await to.send(what.id);
+  }
+  static void send_here(coir::channel<int>& to, const node& what) {
+    if (what.through == structured::wait::receive) coir::await(coir::sleep_for(std::chrono::nanoseconds(what.time)));
+    coir::await(to.send(what.id));
+  }
+  coir::task<> receive(const node& what) {
+    coir::channel<int> values;
+    const auto body = [&values, &what](coir::nursery& n) -> coir::task<> {
+      n.spawn([&] { send_here(values, what); });
+      if (what.through == structured::wait::late_receive) co_await coir::sleep_for(std::chrono::nanoseconds(what.time));
+      const auto got = co_await values.receive();
+      if (got != what.id) throw std::logic_error("another value came");
+    };
+    co_await coir::with_nursery(body);
+  }
+  void receive_here(const node& what) {
+    coir::channel<int> values;
+    coir::with_nursery([&](coir::nursery& n) {
+      n.spawn(send(values, what));
+      if (what.through == structured::wait::late_receive) coir::await(coir::sleep_for(std::chrono::nanoseconds(what.time)));
+      const auto got = coir::await(values.receive());
+      if (got != what.id) throw std::logic_error("another value came");
+    });
+  }
+
   coir::task<> exec_unwatched(const node& what) {
     switch (what.what) {
       case kind::sleep:
-        if (what.limit == 0) {
+        if (what.through != structured::wait::timer) {
+          co_await receive(what);
+        } else if (what.limit == 0) {
           co_await coir::sleep_for(std::chrono::nanoseconds(what.time));
         } else {
           co_await coir::move_on_after(std::chrono::nanoseconds(what.limit),
@@ -192,7 +223,9 @@ class execution {
   void exec_here_unwatched(const node& what) {
     switch (what.what) {
       case kind::sleep:
-        if (what.limit == 0) {
+        if (what.through != structured::wait::timer) {
+          receive_here(what);
+        } else if (what.limit == 0) {
           coir::await(coir::sleep_for(std::chrono::nanoseconds(what.time)));
         } else {
           coir::await(coir::move_on_after(std::chrono::nanoseconds(what.limit),

@@ -1,4 +1,4 @@
-// Random programs of nurseries, scopes, limits, shields, cleanups, sleeps, failures and fibers that move, and what
+// Random programs of nurseries, scopes, limits, shields, cleanups, sleeps, channels, failures and fibers that move, and what
 // must become of them.
 //
 // A program is a tree. All its times are drawn from so wide a range that no two things happen at once unless one
@@ -37,11 +37,16 @@ enum class kind {
   move,      // of the child `source`, spawned before in the same region, to the nursery called `target`
 };
 
+// How a sleep without a limit waits: for time to pass; for a value whose sender sleeps first; or it sleeps itself, and a
+// sender waits for it meanwhile. All end at the same time, and nothing of them is left then.
+enum class wait { timer, receive, late_receive };
+
 struct node {
   kind what{};
   int id = 0;
   nanoseconds time = 0;   // of a sleep; a region's limit, 0: none
   nanoseconds limit = 0;  // of a sleep, 0: none
+  wait through = wait::timer;
   bool shield = false;
   int target = 0;   // of a spawn: where its child is moved later, 0: nowhere
   int source = 0;
@@ -93,7 +98,11 @@ class drawing {
   std::unique_ptr<node> sleep() {
     auto made = make(kind::sleep);
     made->time = time();
-    if (dice_.chance(0.2)) made->limit = time();
+    if (dice_.chance(0.2)) {
+      made->limit = time();
+    } else if (dice_.chance(0.4)) {
+      made->through = dice_.chance(0.5) ? wait::receive : wait::late_receive;
+    }
     return made;
   }
   // A child begins by waiting: what it does then happens at a time of its own.
