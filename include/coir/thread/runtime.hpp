@@ -19,7 +19,7 @@
 //          by the destructor. std::out_of_range: there is no such loop. std::system_error: a thread or a loop could not be
 //          made; nothing is left of the others then. std::logic_error in a forked child, which has none of the threads.
 //          A runtime that is destroyed by one of its own fibers ends the program.
-// Cost     a thread and a loop: about 200 us each. Spawning: two allocations and a post.
+// Cost     a thread and a loop for each. Spawning: two allocations and a post.
 // See      coir/thread/remote.hpp, mailbox.hpp, remote_channel.hpp; examples/chat.cpp; lib/thread/NOTE.md
 #pragma once
 
