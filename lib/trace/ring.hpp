@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -27,11 +26,10 @@ class ring {
   void write(const record& entry) noexcept {
     const std::uint64_t head = head_.load(std::memory_order_relaxed);
     if (words_ != nullptr) {
-      // Who sees a word below sees the head that was stored before it, and so that its record is gone.
-      std::atomic_thread_fence(std::memory_order_release);
       const auto words = std::bit_cast<std::array<std::uint64_t, 4>>(entry);
       atomic<std::uint64_t>* const at = &words_[(head % slots) * 4];
-      for (std::size_t i = 0; i < 4; ++i) at[i].store(words[i], std::memory_order_relaxed);
+      // Release: who sees one of these words sees the head as it is now, and so that the record here before is gone.
+      for (std::size_t i = 0; i < 4; ++i) at[i].store(words[i], std::memory_order_release);
     }
     // Release: who sees the new head sees the record below it.
     head_.store(head + 1, std::memory_order_release);
@@ -48,12 +46,11 @@ class ring {
     for (std::uint64_t i = begin; i < end; ++i) {
       std::array<std::uint64_t, 4> words;
       for (std::size_t w = 0; w < 4; ++w) {
-        words[w] = words_[(i % slots) * 4 + w].load(std::memory_order_relaxed);
+        words[w] = words_[(i % slots) * 4 + w].load(std::memory_order_acquire);
       }
       found.push_back(std::bit_cast<record>(words));
     }
-    // Pairs with the fence in write(): the head as it was, or later, when any of these words was overwritten.
-    std::atomic_thread_fence(std::memory_order_acquire);
+    // The words were acquired: this is the head as it was, or later, when any of them was overwritten.
     const std::uint64_t now = head_.load(std::memory_order_relaxed);
     const std::uint64_t whole = std::min(end, std::max(begin, first(now)));
     found.erase(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(whole - begin));
