@@ -23,15 +23,10 @@ class received : public std::optional<T> {
   received() noexcept = default;
   received(std::nullopt_t) noexcept {}
   explicit received(std::in_place_t, T&& value) noexcept : std::optional<T>(std::in_place, std::move(value)) {}
-  // Not trivial, which keeps it out of the registers; and in pieces, as it is read.
-  received(received&& other) noexcept(std::is_nothrow_move_constructible_v<T>) {
-    if (other) this->emplace(*std::move(other));
-  }
-  received(const received& other)
-    requires std::is_copy_constructible_v<T>
-  {
-    if (other) this->emplace(*other);
-  }
+  // Not trivial: what is trivial comes back in registers.
+  received(received&& other) noexcept(std::is_nothrow_move_constructible_v<T>)
+      : std::optional<T>(static_cast<std::optional<T>&&>(other)) {}
+  received(const received&) = default;
   received& operator=(received&&) = default;
   received& operator=(const received&) = default;
 };

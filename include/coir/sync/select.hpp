@@ -560,6 +560,11 @@ class [[nodiscard("co_await it, or coir::await(it)")]] select_op<std::index_sequ
     if constexpr (J + 1 < sizeof...(Held)) {
       if (won != J) return make<J + 1>(won, got);
     }
+    return make_of<J>(got);
+  }
+  // Made where it is returned: gcc 12 warns of what is not there in a result that is moved.
+  template <std::size_t J>
+  result make_of(results& got) {
     result made(std::in_place_index<J>, *std::move(std::get<J>(got)));
     const auto put = [&](auto& loser, auto& late, std::size_t index) {
       if (index != J && late.has_value()) loser.put(*std::move(late));
