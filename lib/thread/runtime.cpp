@@ -95,6 +95,10 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
     const std::shared_ptr<runtime_core> of_;
   };
 
+  run_options options_of_run() const {
+    return run_options().loop(options_.loop_).on_failure(options_.on_failure_);
+  }
+
   void check_process() const {
     if (::getpid() != made_in_) {
       throw_misuse("a runtime was used in a child process (fork) of the one that made it, which has none of its threads");
@@ -470,6 +474,8 @@ void runtime::wait() {
   core_->wait_threads();
   rethrow_failure();
 }
+
+run_options runtime::like_mine() const { return core_->options_of_run(); }
 
 runtime::seat::seat(runtime& of, runner& program) : of_(of) {
   of.core_->check_process();

@@ -130,6 +130,22 @@ TEST_CASE("the calling thread is one of the loops while its body runs") {
   for (int round = 0; round < 100; ++round) CHECK(rt.run([] { return 1; }) == 1);
 }
 
+TEST_CASE("what was said of the loops of a runtime holds for the one of run(), unless something else was") {
+  using namespace std::chrono_literals;
+  int reports = 0;
+  coir::runtime rt(runtime_options().loops(1).spin(1us).on_failure(
+      [&](const coir::fiber_base&, std::exception_ptr) { ++reports; }));
+  const auto body = [] {
+    static_cast<void>(coir::spawn([] { throw std::runtime_error("told"); }, coir::report_failure));
+    coir::await(coir::sleep_for(1ms));
+    return coir::loop::current()->stats().spins_in_vain;
+  };
+  CHECK(rt.run(body) != 0);
+  CHECK(reports == 1);
+  CHECK(rt.run(body, coir::run_options().on_failure([](const coir::fiber_base&, std::exception_ptr) {})) == 0);
+  CHECK(reports == 1);
+}
+
 TEST_CASE("several threads run bodies in one runtime at once") {
   coir::runtime rt(runtime_options().loops(1));
   std::atomic<int> meetings = 0;

@@ -118,9 +118,15 @@ class runtime {
   }
 
   // coir::run on this thread, which is one more loop of the runtime until the body has ended: it has a number of its own
-  // (this_loop()), is stopped with the others, and they do not end before it.
+  // (this_loop()), is stopped with the others, and they do not end before it. What was said of the runtime's loops holds
+  // for it too.
   template <class Body>
-  auto run(Body&& body, const run_options& options = {}, place at = here::current()) {
+  auto run(Body&& body, place at = here::current()) {
+    return run(std::forward<Body>(body), like_mine(), at);
+  }
+  // Unless it is said otherwise, with all that differs.
+  template <class Body>
+  auto run(Body&& body, const run_options& options, place at = here::current()) {
     runner program(options);
     const seat mine(*this, program);
     auto main = program.fibers().spawn(std::forward<Body>(body), spawn_options().name("main"), at);
@@ -158,6 +164,7 @@ class runtime {
     decltype(auto) operator()() { return function(index); }
   };
 
+  run_options like_mine() const;
   std::shared_ptr<remote_home> home(std::size_t index) const;
   std::shared_ptr<remote_home> least_loaded() const;
   void stop_in(duration grace) noexcept;
