@@ -7,9 +7,15 @@
 
 namespace coir::priv {
 
+namespace {
+
+constexpr std::size_t ahead = 256;  // bytes: so far away that it is here in time
+
+}  // namespace
+
 // --- the link ---
 
-mail_link::mail_link(loop& on, mail_queue& receiver) : port_(on.port()), receiver_(&receiver) {}
+mail_link::mail_link(loop& on, mail_queue& receiver) : receiver_(&receiver), port_(on.port()) {}
 
 bool mail_link::push(mail& what) noexcept {
   std::uintptr_t word = word_.load(std::memory_order_relaxed);
@@ -32,6 +38,10 @@ bool mail_link::mark(std::uintptr_t flags, std::uintptr_t unless) noexcept {
   } while (!word_.compare_exchange_weak(word, word | flags, std::memory_order_acq_rel, std::memory_order_relaxed));
   if ((word & is_told) == 0) tell();
   return true;
+}
+
+void mail_link::call() noexcept {
+  if ((word_.load(std::memory_order_relaxed) & is_told) == 0) mark(is_told, is_told);
 }
 
 void mail_link::close() noexcept { mark(is_closed | is_told, is_closed); }
@@ -70,25 +80,27 @@ void mail_link::unreachable() noexcept {
   for (mail* each = chain_of(word); each != nullptr;) std::exchange(each, each->next_)->drop();
 }
 
-mail* mail_link::take(std::uintptr_t keep) noexcept {
+mail_batch mail_link::take(std::uintptr_t keep) noexcept {
   std::uintptr_t word = word_.load(std::memory_order_relaxed);
   // Acquire: pairs with the release of every push in the chain.
   while (!word_.compare_exchange_weak(word, word & keep, std::memory_order_acq_rel, std::memory_order_relaxed)) {
   }
-  mail* oldest = nullptr;
-  for (mail* newest = chain_of(word); newest != nullptr;) {
-    mail* const next = newest->next_;
-    newest->next_ = oldest;
-    oldest = newest;
-    newest = next;
+  mail_batch taken;
+  taken.last = chain_of(word);
+  for (mail* newest = taken.last; newest != nullptr;) {
+    // What one thread has sent lies in a row, and its lines are with that thread.
+    __builtin_prefetch(reinterpret_cast<const std::byte*>(newest) - ahead);
+    taken.asks |= newest->asks_;
+    mail* const next = std::exchange(newest->next_, taken.first);
+    taken.first = std::exchange(newest, next);
   }
-  return oldest;
+  return taken;
 }
 
 void mail_link::knocked() {
   // From here on the next push knocks again, and may do so before this returns.
-  mail* const chain = take(is_closed);
-  if (receiver_ != nullptr) receiver_->arrived(chain);
+  const mail_batch batch = take(is_closed);
+  if (receiver_ != nullptr) receiver_->arrived(batch);
 }
 
 void mail_link::abandon() noexcept {
@@ -120,29 +132,55 @@ void mail_queue::push(mail& what) noexcept {
   last_ = &what;
 }
 
-void mail_queue::arrived(mail* chain) noexcept {
+void mail_queue::put(const mail_batch& batch) noexcept {
+  if (batch.asks) [[unlikely]] {
+    for (mail* each = batch.first; each != nullptr;) {
+      mail& next = *std::exchange(each, each->next_);
+      next.asks_ ? asked(next) : push(next);
+    }
+  } else if (batch.first != nullptr) {
+    (first_ == nullptr ? first_ : last_->next_) = batch.first;
+    last_ = batch.last;
+  }
+}
+
+void mail_queue::arrived(const mail_batch& batch) noexcept {
   ++knocks_;
-  while (chain != nullptr) sort(*std::exchange(chain, chain->next_));
+  put(batch);
   if (link_->closed()) link_closed();
+  pass_on_room();
   hand_out();
 }
 
-mail* mail_queue::pop_arrived() noexcept {
-  if (first_ == nullptr) {
-    mail* const next = next_in_line();
-    if (next != nullptr) next->counted_ = false;
-    return next;
-  }
+inline void mail_queue::made_room() noexcept {
+  if (batch_ == 0) return;
+  if (++freed_ == batch_) return pass_on_room();
+  if (freed_ == 1) link_->call();
+}
+
+inline mail* mail_queue::pop_arrived() noexcept {
+  if (first_ == nullptr) [[unlikely]]
+    return pop_unqueued();
   mail* const first = std::exchange(first_, first_->next_);
-  if (std::exchange(first->counted_, false)) make_room();
+  if (std::exchange(first->counted_, false)) made_room();
   return first;
 }
 
-mail* mail_queue::pop() noexcept {
-  mail* got = pop_arrived();
+mail* mail_queue::pop_unqueued() noexcept {
+  mail* const next = next_in_line();
+  if (next == nullptr) {
+    pass_on_room();
+  } else {
+    next->counted_ = false;
+  }
+  return next;
+}
+
+inline mail* mail_queue::pop() noexcept {
+  mail* const got = pop_arrived();
   if (got != nullptr || link_->empty()) return got;
   // A knock is on its way; what it is about can be had now.
-  for (mail* chain = link_->take(mail_link::all_flags); chain != nullptr;) sort(*std::exchange(chain, chain->next_));
+  put(link_->take(mail_link::all_flags));
   return pop_arrived();
 }
 
@@ -220,8 +258,7 @@ abort_answer mail_wait::abort() noexcept {
   return answer;
 }
 
-mail_wait::~mail_wait() {
-  if (got_ == nullptr) return;
+void mail_wait::return_it() noexcept {
   unlink();
   if (from_ != nullptr) {
     from_->give_back(*got_);

@@ -7,6 +7,12 @@
 
 namespace coir::priv {
 
+namespace {
+
+constexpr std::ptrdiff_t batch_max = 64;
+
+}  // namespace
+
 // --- a request ---
 
 channel_request::channel_request(mail& carries, channel_send& of, loop& on)
@@ -53,7 +59,9 @@ void channel_send::describe(std::string& text) const {
 // --- the channel ---
 
 channel_queue::channel_queue(loop& on, std::size_t capacity) : mail_queue(on) {
-  link().room().store(static_cast<std::ptrdiff_t>(std::min(capacity, unbounded_mail)), std::memory_order_relaxed);
+  const auto places = static_cast<std::ptrdiff_t>(std::min(capacity, unbounded_mail));
+  link().room().store(places, std::memory_order_relaxed);
+  pass_on_room_in(std::clamp<std::ptrdiff_t>(places / 8, 1, batch_max));
 }
 
 channel_queue::~channel_queue() { link_closed(); }
@@ -67,10 +75,10 @@ channel_request& channel_queue::pop_request() noexcept {
   return requests_.pop();
 }
 
-void channel_queue::sort(mail& what) noexcept {
+void channel_queue::asked(mail& what) noexcept {
   channel_request* const request = what.request();
-  // One that did not have to ask has its place already.
-  if (request == nullptr || request->now() == channel_request::state::accepted) return push(what);
+  // Before it was sent there was a place after all.
+  if (request->now() == channel_request::state::accepted) return push(what);
   if (asking_ == sweep_at_) sweep();
   requests_.push(*request);
   ++asking_;
@@ -80,9 +88,10 @@ void channel_queue::sort(mail& what) noexcept {
 // room() is the number of free places less that of all who have asked, here or on their way. Of the free places the
 // first belong to those who have asked: granted_ is the smaller of the two numbers. Only what happens here changes it.
 
-void channel_queue::make_room() noexcept {
-  if (link().room().fetch_add(1, std::memory_order_acq_rel) >= 0) return;
-  ++granted_;
+void channel_queue::add_room(std::ptrdiff_t places) noexcept {
+  const std::ptrdiff_t before = link().room().fetch_add(places, std::memory_order_acq_rel);
+  if (before >= 0) return;
+  granted_ += std::min(places, -before);
   accept_granted();
 }
 

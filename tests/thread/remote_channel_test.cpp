@@ -118,6 +118,37 @@ TEST_CASE("a send that is cancelled sent nothing, and gives up its place") {
   });
 }
 
+TEST_CASE("whoever waits for room goes on when there is some, though the receiver takes no more") {
+  coir::runtime rt(two());
+  support::on_both_surfaces([&](auto wait) {
+    coir::remote_channel<int> numbers(1024);
+    std::atomic<int> sent = 0;
+    auto f = rt.spawn_on(1, [&, to = numbers.sender()] {
+      for (int i = 0; i < 1025; ++i) {
+        coir::await(to.send(i));
+        ++sent;
+      }
+    });
+    support::until([&] { return numbers.stats().waiting_senders == 1; });
+    CHECK(sent == 1024);
+    CHECK(wait(numbers.receive()) == 0);
+    wait(f.join());
+    CHECK(sent == 1025);
+  });
+}
+
+TEST_CASE("a place that is free is there for who comes later, though nobody waited for it") {
+  support::on_both_surfaces([&](auto wait) {
+    coir::remote_channel<int> numbers(1024);
+    const auto to = numbers.sender();
+    for (int i = 0; i < 1024; ++i) wait(to.send(i));
+    CHECK(wait(numbers.receive()) == 0);
+    auto late = coir::spawn([&] { coir::await(to.send(1024)); });
+    wait(late.join());
+    CHECK(numbers.stats().pending == 1024);
+  });
+}
+
 TEST_CASE("closing refuses those who wait for room, and what was taken is received") {
   const bool by_sender = GENERATE(false, true);
   coir::runtime rt(two());

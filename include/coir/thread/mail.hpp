@@ -4,7 +4,7 @@
 //
 //     sender, any thread            mail_link                       mail_queue, on its loop
 //     push: one compare-and-swap -> word: chain | told | closed --> knocked: takes the chain, oldest first,
-//     the first of a batch also     told: a post is on its way      sort() queues it, and who waits is handed it
+//     the first of a batch also     told: a post is on its way      put() queues it, and who waits is handed it
 //     posts the link's own node
 //
 // Shape    the link is shared by all senders and the queue, and goes with the last of them. The queue is a part of
@@ -22,10 +22,12 @@
 #include <coir/loop/loop.hpp>
 #include <coir/loop/post.hpp>
 #include <coir/sync/wait_list.hpp>
+#include <coir/thread/letter_memory.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -39,26 +41,61 @@ class mail_wait;
 // One thing that travels. It belongs to whoever has it.
 class mail {
  public:
-  mail() noexcept = default;
   mail(const mail&) = delete;
   virtual ~mail() = default;
   // It was read, or nobody ever will read it.
   virtual void drop() noexcept { delete this; }
-  // It waits for room (remote_channel.hpp).
+  // It waits for room (remote_channel.hpp). Only of one that asks.
   virtual channel_request* request() noexcept { return nullptr; }
+  bool asks() const noexcept { return asks_; }
+
+ protected:
+  explicit mail(bool asks) noexcept : asks_(asks) {}
 
  private:
   friend class mail_link;
   friend class mail_queue;
   mail* next_ = nullptr;
   bool counted_ = true;  // it takes up room, until it is first handed to somebody
+  const bool asks_;
 };
 
 template <class T>
 class letter : public mail {
  public:
-  explicit letter(T&& what) : value(std::move(what)) {}
+  explicit letter(T&& what, bool asks = false) : mail(asks), value(std::move(what)) {}
+  static void* operator new(std::size_t size) { return allocate_letter(size); }
+  static void operator delete(void* memory, std::size_t size) noexcept { free_letter(memory, size); }
+  static void* operator new(std::size_t size, std::align_val_t large) { return ::operator new(size, large); }
+  static void operator delete(void* memory, std::align_val_t large) noexcept { ::operator delete(memory, large); }
   T value;
+};
+
+// What is read of one that came; nothing of none.
+template <class T>
+std::optional<T> read_letter(mail* came) {
+  if (came == nullptr) return std::nullopt;
+  struct last_use {
+    letter<T>* what;
+    ~last_use() {
+      // Most are letters and nothing more, which need not be asked what they are.
+      if (what->asks() || alignof(letter<T>) > __STDCPP_DEFAULT_NEW_ALIGNMENT__) {
+        what->drop();
+      } else {
+        what->letter<T>::~letter();
+        free_letter(what, sizeof(letter<T>));
+      }
+    }
+  };
+  const last_use after{static_cast<letter<T>*>(came)};
+  return std::move(after.what->value);
+}
+
+// What was taken from a link at once, oldest first.
+struct mail_batch {
+  mail* first = nullptr;
+  mail* last = nullptr;
+  bool asks = false;  // one of them does
 };
 
 class mail_link {
@@ -102,20 +139,23 @@ class mail_link {
   bool mark(std::uintptr_t flags, std::uintptr_t unless) noexcept;
   void tell() noexcept;
   void knocked();
+  // The loop's thread: a knock that brings nothing.
+  void call() noexcept;
   void unreachable() noexcept;
-  // The loop's thread: takes the chain, oldest first, and leaves of the flags only those.
-  mail* take(std::uintptr_t keep) noexcept;
+  // The loop's thread: takes the chain, and leaves of the flags only those.
+  mail_batch take(std::uintptr_t keep) noexcept;
   bool empty() const noexcept { return chain_of(word_.load(std::memory_order_relaxed)) == nullptr; }
   // The queue goes.
   void abandon() noexcept;
 
-  atomic<std::uintptr_t> word_{0};
-  atomic<std::ptrdiff_t> room_{0};
-  atomic<std::size_t> senders_{0};
-  atomic<std::size_t> references_{1};  // the queue, senders, a knock that is on its way
-  const std::shared_ptr<loop_port> port_;
-  mail_queue* receiver_;  // the loop's thread; null: gone
+  // All that changes sides with a batch, in one cache line. What changes less often, in the next one.
+  alignas(64) atomic<std::uintptr_t> word_{0};
   knock knock_{*this};
+  atomic<std::size_t> references_{1};  // the queue, senders, a knock that is on its way
+  mail_queue* receiver_;               // the loop's thread; null: gone
+  alignas(64) atomic<std::ptrdiff_t> room_{0};
+  atomic<std::size_t> senders_{0};
+  const std::shared_ptr<loop_port> port_;
 };
 
 // What has come and nobody has been given yet, and who waits for more.
@@ -133,6 +173,13 @@ class mail_queue {
   // Null: there is nothing now.
   mail* try_take();
   void push(mail& what) noexcept;
+  // Places for mail become free as it is read. Their number's line goes to and fro between the threads each time somebody
+  // changes it, so those who send hear of so many at once, and of fewer when nothing is left to be read or the loop's next
+  // turn has come. 0: nobody counts them.
+  void pass_on_room_in(std::ptrdiff_t batch) noexcept { batch_ = batch; }
+  void pass_on_room() noexcept {
+    if (const std::ptrdiff_t freed = std::exchange(freed_, 0); freed != 0) add_room(freed);
+  }
   // To those who wait, as long as there is something.
   void hand_out() noexcept;
   // Fibers wait here, and somebody may yet send: that is no deadlock.
@@ -146,17 +193,19 @@ class mail_queue {
  private:
   friend class mail_link;
   friend class mail_wait;
-  // What has just come.
-  virtual void sort(mail& what) noexcept { push(what); }
-  // Something was handed out that had taken up room.
-  virtual void make_room() noexcept {}
+  // One that asks has come.
+  virtual void asked(mail&) noexcept {}
+  virtual void add_room(std::ptrdiff_t) noexcept {}
   // Nothing is queued: another that may be given out, or null.
   virtual mail* next_in_line() noexcept { return nullptr; }
   virtual void link_closed() noexcept {}
 
-  void arrived(mail* chain) noexcept;
+  void arrived(const mail_batch& batch) noexcept;
+  void put(const mail_batch& batch) noexcept;
   mail* pop() noexcept;
   mail* pop_arrived() noexcept;
+  mail* pop_unqueued() noexcept;
+  void made_room() noexcept;
   void give_back(mail& what) noexcept;
   void hand(mail_wait& to, mail* what) noexcept;
   bool drained() const noexcept { return link_->closed() && link_->empty() && first_ == nullptr; }
@@ -165,6 +214,8 @@ class mail_queue {
   loop* on_;
   mail* first_ = nullptr;
   mail* last_ = nullptr;
+  std::ptrdiff_t freed_ = 0;  // places that nobody has been told of
+  std::ptrdiff_t batch_ = 0;
   wait_list<mail_wait> waiting_;
   list<mail_wait> handed_;  // have been given something, and have not taken it
   std::optional<loop::hold> hold_;
@@ -183,7 +234,10 @@ class mail_wait : public wait_node {
  protected:
   explicit mail_wait(mail_queue& from) noexcept : from_(&from) {}
   mail_wait(mail_wait&& other) noexcept : wait_node(other), from_(other.from_) {}
-  ~mail_wait();
+  ~mail_wait() {
+    if (got_ != nullptr) [[unlikely]]
+      return_it();
+  }
   // Null: closed and drained.
   mail* take_mail() noexcept;
 
@@ -191,6 +245,8 @@ class mail_wait : public wait_node {
   friend class mail_queue;
   template <class>
   friend class coir::wait_list;
+
+  void return_it() noexcept;
 
   mail_queue* from_;  // null: gone
   mail* got_ = nullptr;
@@ -207,16 +263,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] mail_op : public priv::ma
   static constexpr const char* name = "mail";
   explicit mail_op(priv::mail_queue& from) noexcept : mail_wait(from) {}
 
-  std::optional<T> take() {
-    priv::mail* const got = take_mail();
-    if (got == nullptr) return std::nullopt;
-    struct read {
-      priv::mail* what;
-      ~read() { what->drop(); }
-    };
-    const read after{got};
-    return std::move(static_cast<priv::letter<T>*>(got)->value);
-  }
+  std::optional<T> take() { return priv::read_letter<T>(take_mail()); }
 };
 
 }  // namespace coir

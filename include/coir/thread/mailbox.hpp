@@ -16,7 +16,7 @@
 // Cancel   receive() aborts now, and takes no message along.
 // Errors   send(): std::system_error, std::errc::broken_pipe when it is closed or gone, std::errc::no_buffer_space when
 //          a bounded one is full; try_send() says so instead. The message then is still the caller's.
-// Cost     sending: an allocation and a compare-and-swap; two more for the first after the receiver has
+// Cost     sending: an allocation from the thread's own block (letter_memory.hpp) and a compare-and-swap; two more for the first after the receiver has
 //          looked, and one write(2) when its loop sleeps. While fibers wait in receive() and a sender lives that is no
 //          deadlock: somebody may send. When the last sender is gone it is.
 // See      coir/thread/remote_channel.hpp, whose senders wait while it is full; lib/thread/NOTE.md
@@ -139,7 +139,9 @@ class mailbox : private priv::mail_queue {
   explicit mailbox(std::size_t capacity = unbounded_mail) : mailbox(here(), capacity) {}
   explicit mailbox(loop& on, std::size_t capacity = unbounded_mail)
       : mail_queue(on), bounded_(capacity < unbounded_mail) {
-    if (bounded_) link().room().store(static_cast<std::ptrdiff_t>(capacity), std::memory_order_relaxed);
+    if (!bounded_) return;
+    link().room().store(static_cast<std::ptrdiff_t>(capacity), std::memory_order_relaxed);
+    pass_on_room_in(1);  // try_send() says `full` only when it is
   }
 
   mailbox_sender<M> sender() {
@@ -148,12 +150,7 @@ class mailbox : private priv::mail_queue {
     return made;
   }
   mail_op<M> receive() noexcept { return mail_op<M>(*this); }
-  std::optional<M> try_receive() {
-    priv::mail* const got = try_take();
-    if (got == nullptr) return std::nullopt;
-    const std::unique_ptr<priv::letter<M>> read(static_cast<priv::letter<M>*>(got));
-    return std::move(read->value);
-  }
+  std::optional<M> try_receive() { return priv::read_letter<M>(try_take()); }
   // All that has come so far, without waiting.
   std::vector<M> receive_all_pending() {
     std::vector<M> all;
@@ -168,8 +165,8 @@ class mailbox : private priv::mail_queue {
   }
 
  private:
-  void make_room() noexcept override {
-    if (bounded_) link().room().fetch_add(1, std::memory_order_relaxed);
+  void add_room(std::ptrdiff_t places) noexcept override {
+    link().room().fetch_add(places, std::memory_order_relaxed);
   }
   bool bounded_;
 };

@@ -15,7 +15,8 @@
 // Cancel   receive() aborts now, and takes nothing along. send(): now, and nothing was sent; later, when the channel has
 //          just taken the value: then it was sent.
 // Errors   send(): std::system_error with std::errc::broken_pipe when it is closed or gone, or is while it waits.
-// Cost     with room: as a mailbox, and one more atomic subtraction. Full: two messages, there and back.
+// Cost     with room: as a mailbox, and one more atomic subtraction. Full: two messages, there and back; of room that
+//          becomes free senders hear in batches, or in the receiving loop's next turn.
 // See      coir/thread/mailbox.hpp; lib/thread/NOTE.md
 #pragma once
 
@@ -92,7 +93,8 @@ class channel_request {
 template <class T>
 class asking_letter final : public letter<T> {
  public:
-  asking_letter(T&& what, channel_send& of, loop& on) : letter<T>(std::move(what)), request_(*this, of, on) {}
+  asking_letter(T&& what, channel_send& of, loop& on)
+      : letter<T>(std::move(what), true), request_(*this, of, on) {}
   void drop() noexcept override {
     if (request_.settle(channel_request::state::refused)) request_.answer();
     request_.release();
@@ -142,8 +144,8 @@ class channel_queue : public mail_queue {
   std::size_t asking() const noexcept { return asking_; }
 
  private:
-  void sort(mail& what) noexcept override;
-  void make_room() noexcept override;
+  void asked(mail& what) noexcept override;
+  void add_room(std::ptrdiff_t places) noexcept override;
   mail* next_in_line() noexcept override;
   void link_closed() noexcept override;
   void accept_granted() noexcept;
@@ -252,16 +254,7 @@ class remote_channel : private priv::channel_queue {
     return made;
   }
   mail_op<T> receive() noexcept { return mail_op<T>(*this); }
-  std::optional<T> try_receive() {
-    priv::mail* const got = try_take();
-    if (got == nullptr) return std::nullopt;
-    struct read {
-      priv::mail* what;
-      ~read() { what->drop(); }
-    };
-    const read after{got};
-    return std::move(static_cast<priv::letter<T>*>(got)->value);
-  }
+  std::optional<T> try_receive() { return priv::read_letter<T>(try_take()); }
   // What was taken before is received; who waits for room is refused. Any thread, as long as it is there.
   void close() noexcept { link().close(); }
   bool closed() const noexcept { return link().closed(); }
