@@ -80,12 +80,12 @@ pool_core::pool_core(const pool_options& options)
     : name_(options.name_),
       on_failure_(options.on_failure_),
       limit_(options.limit_),
-      idle_time_(std::clamp(options.idle_, duration::zero(), idle_at_most)),
-      most_(most_of(options.most_)),
-      least_(options.least_),
-      process_(forks.load(std::memory_order_relaxed)) {
-  if (least_ > most_) {
-    throw_misuse(fmt::format("pool {}: {} threads are to be kept, of at most {}", name_, least_, most_));
+      process_(forks.load(std::memory_order_relaxed)),
+      queue_(*this, {options.limit_, most_of(options.most_), options.least_,
+                     std::clamp(options.idle_, duration::zero(), idle_at_most)}) {
+  if (options.least_ > most_of(options.most_)) {
+    throw_misuse(fmt::format("pool {}: {} threads are to be kept, of at most {}", name_, options.least_,
+                             most_of(options.most_)));
   }
   if (limit_ == 0) {
     throw_misuse(fmt::format("pool {}: a queue for no job at all, through which none could come", name_));
@@ -105,77 +105,42 @@ void pool_core::check_usable() const {
 
 bool pool_core::submit(priv::pool_job& what, bool only_if_room) {
   check_usable();
-  std::unique_lock held(lock_);
-  if (state_ == state::ending) {
-    held.unlock();
-    throw_error(ECANCELED, fmt::format("giving a job to pool {}, which is ending", name_));
-  }
-  if (only_if_room && length_ >= limit_) {
-    ++stats_.refused;
-    return false;
-  }
-  jobs_.push_back(what);
-  ++length_;
-  if (!idle_.empty()) {
-    worker& next = idle_.pop_front();
-    --stats_.idle;
-    next.awake = true;
-    held.unlock();
-    next.called.notify_one();
-    return true;
-  }
   std::error_code error;
-  if (stats_.threads < most_ && !start_thread(error) && stats_.threads == 0) {
-    what.unlink();
-    --length_;
-    held.unlock();
-    throw std::system_error(error, fmt::format("starting the first thread of pool {}", name_));
+  switch (queue_.submit(what, only_if_room, error)) {
+    case pool_queue::answer::taken: return true;
+    case pool_queue::answer::full: return false;
+    case pool_queue::answer::ending:
+      throw_error(ECANCELED, fmt::format("giving a job to pool {}, which is ending", name_));
+    case pool_queue::answer::no_thread: break;
   }
-  return true;
+  throw std::system_error(error, fmt::format("starting the first thread of pool {}", name_));
 }
 
-bool pool_core::start_thread(std::error_code& error) {
-  if (stats_.threads != 0 && retry_ != instant::min() && steady_now() < retry_) return false;
+bool pool_core::one_more(list<pool_queue::worker>& left, bool first, std::error_code& error) noexcept {
+  if (!first && retry_ != instant::min() && steady_now() < retry_) return false;
   try {
-    if (free_.empty()) {
-      // Room for all of them, so that a thread that leaves allocates nothing.
-      free_.reserve(workers_.size() + 1);
+    if (left.empty()) {
       workers_.push_back(std::make_unique<worker>());
       workers_.back()->number = static_cast<unsigned>(workers_.size());
-      free_.push_back(workers_.back().get());
+      left.push_front(*workers_.back());
     }
-    worker& next = *free_.back();
+    auto& next = static_cast<worker&>(left.front());
     // One that is just leaving has let go of everything but its thread.
     if (next.thread.joinable()) next.thread.join();
     const all_signals_blocked inherited_by_it;
     next.thread = std::thread([this, &next] { work(next); });
+    next.unlink();
   } catch (const std::system_error& refusal) {
     error = refusal.code();
   } catch (const std::bad_alloc&) {
     error = error_of(ENOMEM);
   }
-  if (error) {
-    ++stats_.threads_refused;
-    retry_ = after(steady_now(), refusal_lasts);
-    return false;
-  }
-  free_.pop_back();
-  retry_ = instant::min();
-  ++stats_.threads;
-  ++stats_.threads_started;
-  stats_.threads_at_most = std::max(stats_.threads_at_most, stats_.threads);
-  return true;
-}
-
-priv::pool_job* pool_core::next_job() noexcept {
-  if (jobs_.empty() || state_ == state::ending) return nullptr;
-  --length_;
-  ++stats_.begun;
-  return &jobs_.pop_front();
+  retry_ = error ? after(steady_now(), refusal_lasts) : instant::min();
+  return !error;
 }
 
 void pool_core::run(priv::pool_job& what) noexcept {
-  what.kind_->run(what);
+  pool_queue::run(what);
   if (usable()) return;
   priv::tell(fmt::format("coir: a job of pool {} forked, and the child came back from it; it must end there, in exec "
                          "or _exit\n",
@@ -183,65 +148,15 @@ void pool_core::run(priv::pool_job& what) noexcept {
   std::abort();
 }
 
-void pool_core::rest(worker& self) noexcept {
-  self.awake = false;
-  idle_.push_front(self);
-  ++stats_.idle;
-}
-
 void pool_core::work(worker& self) noexcept {
   works_for = this;
   const std::string number = fmt::format("-{}", self.number);
   ::pthread_setname_np(::pthread_self(), (name_.substr(0, name_bytes - number.size()) + number).c_str());
-  std::unique_lock held(lock_);
-  priv::pool_job* before = nullptr;  // done, and whoever waits for it not told
-  for (;;) {
-    priv::pool_job* const next = next_job();
-    // It is free before it says so: whoever hears of a job and gives the next at once finds a thread for it.
-    if (next == nullptr && state_ != state::ending) rest(self);
-    if (before != nullptr || next != nullptr) {
-      held.unlock();
-      if (before != nullptr) before->kind_->finish(*before);
-      if (next != nullptr) run(*next);
-      held.lock();
-      before = next;
-      if (next != nullptr) {
-        ++stats_.done;
-        continue;
-      }
-    }
-    if (state_ == state::ending) break;
-    if (self.called.wait_for(held, idle_time_, [&] { return self.awake; })) continue;
-    self.unlink();
-    --stats_.idle;
-    if (stats_.threads > least_) {
-      ++stats_.threads_left;
-      break;
-    }
-  }
-  --stats_.threads;
-  // Whoever takes it from here joins this thread first.
-  free_.push_back(&self);
+  for (priv::pool_job* now = queue_.next(self, nullptr); now != nullptr; now = queue_.next(self, now)) run(*now);
 }
 
-bool pool_core::withdraw(priv::pool_job& what) noexcept {
-  if (!usable()) return false;
-  const std::lock_guard held(lock_);
-  if (!what.linked()) return false;
-  what.unlink();
-  --length_;
-  ++stats_.withdrawn;
-  return true;
-}
-
-long pool_core::ahead_of(const priv::pool_job& what) const noexcept {
-  if (!usable()) return -1;
-  const std::lock_guard held(lock_);
-  if (!what.linked()) return -1;
-  long ahead = 0;
-  for (const priv::pool_job* at = &jobs_.front(); at != &what; at = jobs_.after(*at)) ++ahead;
-  return ahead;
-}
+bool pool_core::withdraw(priv::pool_job& what) noexcept { return usable() && queue_.withdraw(what); }
+long pool_core::ahead_of(const priv::pool_job& what) const noexcept { return usable() ? queue_.ahead_of(what) : -1; }
 
 void pool_core::report(std::exception_ptr why) noexcept {
   if (on_failure_) {
@@ -263,37 +178,13 @@ void pool_core::end() noexcept {
     priv::tell(fmt::format("coir: a job of pool {} destroys that pool, whose end would wait for the job\n", name_));
     std::abort();
   }
-  std::unique_lock held(lock_);
-  state_ = state::ending;
-  while (!idle_.empty()) {
-    worker& next = idle_.pop_front();
-    --stats_.idle;
-    next.awake = true;
-    next.called.notify_one();
-  }
-  // One by one: until it is dropped, whoever waits for it may take it back.
-  while (!jobs_.empty()) {
-    priv::pool_job& next = jobs_.pop_front();
-    --length_;
-    ++stats_.dropped;
-    held.unlock();
-    next.kind_->drop(next);
-    held.lock();
-  }
-  held.unlock();
+  queue_.end();
   for (const auto& each : workers_) {
     if (each->thread.joinable()) each->thread.join();
   }
 }
 
-pool_stats pool_core::stats() const noexcept {
-  if (!usable()) return {};
-  const std::lock_guard held(lock_);
-  pool_stats now = stats_;
-  now.queued = std::min(length_, limit_);
-  now.waiting = length_ - now.queued;
-  return now;
-}
+pool_stats pool_core::stats() const noexcept { return usable() ? queue_.stats() : pool_stats(); }
 
 // --- pool ---
 

@@ -1,22 +1,23 @@
-// What is behind a pool: its queue, its threads, and the one lock around both.
+// What is behind a pool: its queue, and its threads.
 #pragma once
+
+#include "pool_queue.hpp"
 
 #include <coir/base/atomic.hpp>
 #include <coir/base/list.hpp>
 #include <coir/thread/pool.hpp>
 
-#include <condition_variable>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace coir {
 
 // Counted: a job that has been taken by a thread, and whoever waits for it, may look here after the pool's end.
-class pool_core {
+class pool_core final : pool_queue::crew {
  public:
   explicit pool_core(const pool_options& options);
   pool_core(const pool_core&) = delete;
@@ -41,41 +42,26 @@ class pool_core {
   void check_usable() const;
 
  private:
-  // Kept for the next thread when its own leaves: whoever calls one out of its sleep may do so without the lock.
-  struct worker : list_node {
+  // Kept for the next thread when its own leaves.
+  struct worker : pool_queue::worker {
     std::thread thread;
-    std::condition_variable called;
     unsigned number = 0;
-    bool awake = true;
   };
-  enum class state : std::uint8_t { open, ending };
 
   ~pool_core() = default;
-  // With the lock. Null: the system refuses; `error` says why.
-  bool start_thread(std::error_code& error);
+  bool one_more(list<pool_queue::worker>& left, bool first, std::error_code& error) noexcept override;
   void work(worker& self) noexcept;
-  // With the lock; null: there is nothing to do.
-  priv::pool_job* next_job() noexcept;
   void run(priv::pool_job& what) noexcept;
-  void rest(worker& self) noexcept;
 
   const std::string name_;
   const job_failure_handler on_failure_;
   const std::size_t limit_;
-  const duration idle_time_;
-  const unsigned most_;
-  const unsigned least_;
   const unsigned process_;  // the how manieth fork of a line of ancestors
 
-  mutable std::mutex lock_;
-  list<priv::pool_job> jobs_;
-  std::size_t length_ = 0;  // of that
-  list<worker> idle_;       // the one that has worked last first: the others may leave
+  // With the queue's lock, and without it when that has ended.
   std::vector<std::unique_ptr<worker>> workers_;  // all there were
-  std::vector<worker*> free_;                     // those without a thread, or whose thread is leaving
-  pool_stats stats_;
   instant retry_ = instant::min();  // after a refusal
-  state state_ = state::open;
+  pool_queue queue_;
 
   coir::atomic<std::size_t> references_{1};
 };

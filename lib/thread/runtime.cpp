@@ -276,6 +276,7 @@ void runtime_core::work(std::size_t index) noexcept {
   try {
     home& mine = *homes_[index];
     loop on(options_.loop_);
+    give_blocking(on);
     scheduler fibers(on);
     if (options_.on_failure_) fibers.on_failure(options_.on_failure_);
     mine.fibers = &fibers.home();

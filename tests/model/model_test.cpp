@@ -1,9 +1,12 @@
 #include "support/catch.hpp"
 #include "support/model.hpp"
+#include "support/model_lock.hpp"
 
 #include <coir/base/atomic.hpp>
 
+#include <chrono>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 
@@ -79,6 +82,68 @@ TEST_CASE("the model finds a wake-up that comes between the look and the sleep")
     });
   });
   CHECK_THAT(found.failure, Contains("a wake-up was lost"));
+}
+
+TEST_CASE("the model finds what is done between two locks that should be done in one") {
+  struct guarded {
+    coir::thread_mutex lock;
+    int value = 0;
+  };
+  const auto tried = [](bool in_one) {
+    return model::explore([in_one](model::run& now) {
+      auto shared = std::make_shared<guarded>();
+      for (int i = 0; i < 2; ++i) {
+        now.thread([shared, in_one] {
+          std::unique_lock held(shared->lock);
+          const int before = shared->value;
+          if (!in_one) {
+            held.unlock();
+            held.lock();
+          }
+          shared->value = before + 1;
+        });
+      }
+      now.after([shared] { model::check(shared->value == 2, "an increment was lost"); });
+    });
+  };
+  CHECK(tried(true).failure == "");
+  CHECK_THAT(tried(false).failure, Contains("an increment was lost"));
+}
+
+TEST_CASE("a wait with a limit is called, and where that is allowed its time is over too, before and after the call") {
+  struct sleeper {
+    coir::thread_mutex lock;
+    coir::thread_condition called;
+    bool awake = false;
+  };
+  std::set<std::string> ends;
+  const auto tried = [&ends](unsigned timeouts, bool is_called) {
+    ends.clear();
+    return model::explore(
+        [&ends, is_called](model::run& now) {
+          auto shared = std::make_shared<sleeper>();
+          now.thread([shared, &ends] {
+            std::unique_lock held(shared->lock);
+            const bool awake = shared->called.wait_for(held, std::chrono::seconds(1), [&] { return shared->awake; });
+            ends.insert(awake ? "awake" : "over");
+            model::check(awake == shared->awake, "what it says is so");
+          });
+          now.thread([shared, is_called] {
+            {
+              const std::lock_guard held(shared->lock);
+              shared->awake = true;
+            }
+            if (is_called) shared->called.notify_one();
+          });
+        },
+        {.timeouts = timeouts});
+  };
+  CHECK(tried(0, true).failure == "");
+  CHECK(ends == std::set<std::string>{"awake"});
+  CHECK(tried(1, true).failure == "");
+  CHECK(ends == std::set<std::string>{"awake", "over"});
+  CHECK_THAT(tried(0, false).failure, Contains("a wake-up was lost"));
+  CHECK(tried(1, false).failure == "");
 }
 
 TEST_CASE("what a thread throws is a failure of the run") {

@@ -89,12 +89,8 @@ class explorer {
     if (current == nullptr) return;
     explorer& all = *current->of;
     if (all.abandoned_) return;
-    if (all.steps_.size() >= steps_max) {
-      std::fprintf(stderr, "model: a run does not end\n%s", all.history().c_str());
-      std::abort();
-    }
     all.note_spin(what, where);
-    all.steps_.push_back({current->number, what, where});
+    all.note(what, where);
     all.go_on();
   }
   static void wait(const std::function<bool()>& condition) {
@@ -102,13 +98,22 @@ class explorer {
       check(condition(), "nobody is left to bring about what is waited for");
       return;
     }
+    wait("wait", nullptr, condition, false);
+    if (current->of->abandoned_) throw abandoned();
+  }
+  static bool wait(const char* what, const volatile void* where, const std::function<bool()>& condition, bool limited) {
+    if (current == nullptr) return condition();
     explorer& all = *current->of;
     worker& mine = *current;
-    all.steps_.push_back({mine.number, "wait", nullptr});
+    all.note(what, where);
+    if (all.abandoned_) return false;
     mine.condition = condition;
+    mine.limited = limited;
     all.go_on();
+    const bool holds = !all.abandoned_ && ready(mine);
+    if (!holds) ++all.timeouts_;
     mine.condition = nullptr;
-    if (all.abandoned_) throw abandoned();
+    return holds;
   }
   static void check(bool holds, const char* what) {
     if (holds) return;
@@ -123,6 +128,7 @@ class explorer {
     explorer* of = nullptr;
     std::function<void()> body;
     std::function<bool()> condition;  // it waits until that holds
+    bool limited = false;             // or until its time is over
     bool over = true;
     std::binary_semaphore go{0};
     std::thread thread;
@@ -160,6 +166,7 @@ class explorer {
     used_ = 0;
     depth_ = 0;
     preemptions_ = 0;
+    timeouts_ = 0;
     spins_ = 0;
     abandoned_ = false;
     steps_.clear();
@@ -182,6 +189,14 @@ class explorer {
     exploring = nullptr;
   }
 
+  void note(const char* what, const volatile void* where) {
+    if (steps_.size() >= steps_max) {
+      std::fprintf(stderr, "model: %s\n%s", failure_.empty() ? "a run does not end" : failure_.c_str(),
+                   history().c_str());
+      std::abort();
+    }
+    steps_.push_back({current->number, what, where});
+  }
   // Who reads one thing again and again waits for another to change it, and lets others go on.
   void note_spin(std::string_view what, const volatile void* where) {
     if (what == "after") return;
@@ -226,7 +241,7 @@ class explorer {
   }
 
   // A condition may look at atomics: those are no places to go on from.
-  static bool can_run(const worker& which) {
+  static bool ready(const worker& which) {
     if (which.over) return false;
     if (which.condition == nullptr) return true;
     worker* const asks = std::exchange(current, nullptr);
@@ -234,15 +249,20 @@ class explorer {
     current = asks;
     return holds;
   }
+  bool can_run(const worker& which) const {
+    return ready(which) || (!which.over && which.limited && timeouts_ < how_.timeouts);
+  }
   // Who goes on. Null: nobody can.
   worker* choose(worker* running) {
     std::vector<worker*> able;
-    const bool stays = running != nullptr && spins_ < spins_max && can_run(*running);
+    const bool stays = running != nullptr && spins_ < spins_max && ready(*running);
     if (stays) able.push_back(running);
     if (!stays || preemptions_ < how_.preemptions) {
       for (std::size_t i = 0; i < used_; ++i) {
         worker& each = workers_[i];
-        if (&each != running && can_run(each)) able.push_back(&each);
+        // One that spins lets others go on; one that waits may be the next whose time is over.
+        if (&each == running && ready(each)) continue;
+        if (can_run(each)) able.push_back(&each);
       }
     }
     if (able.empty()) return running != nullptr && can_run(*running) ? running : nullptr;
@@ -282,6 +302,7 @@ class explorer {
   std::vector<choice> path_;
   std::size_t depth_ = 0;
   unsigned preemptions_ = 0;
+  unsigned timeouts_ = 0;
   unsigned spins_ = 0;
   bool abandoned_ = false;
   std::vector<step> steps_;
@@ -301,6 +322,9 @@ result explore(const std::function<void(run&)>& setup, const options& how) {
 }
 void check(bool holds, const char* what) { explorer::check(holds, what); }
 void wait(const std::function<bool()>& condition) { explorer::wait(condition); }
+bool wait_at(const char* what, const volatile void* where, const std::function<bool()>& condition, bool limited) {
+  return explorer::wait(what, where, condition, limited);
+}
 void point(const char* what, const volatile void* where) { explorer::reach(what, where); }
 
 }  // namespace model

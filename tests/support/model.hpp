@@ -9,11 +9,12 @@
 //   CHECK(tried.failure == "");
 //
 // The threads are real, but only one runs at a time: before and after each access to an atomic, and in wait(), it is
-// decided who goes on. All decisions are gone through, depth first. Going on with another thread although this one could
+// decided who goes on; the same before a lock is taken, after it is let go, and where a condition is waited for
+// (support/model_lock.hpp). All decisions are gone through, depth first. Going on with another thread although this one could
 // is a preemption, of which there are at most so many: nearly all that can go wrong between threads goes wrong with two.
 // Accesses are in one order that all threads agree on; what a weaker memory would do besides is for the thread sanitizer.
 //
-// A program that uses this is compiled with COIR_ATOMIC_HEADER, and has the sources of what it tries as its own.
+// A program that uses this is compiled with COIR_ATOMIC_HEADER and COIR_LOCK_HEADER, and has the sources of what it tries as its own.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +37,7 @@ class run {
 
 struct options {
   unsigned preemptions = 2;
+  unsigned timeouts = 0;  // so many times a wait with a limit may find it over, at any moment
   std::size_t runs_max = 2'000'000;  // more than that is a failure: the test is too large to be complete
 };
 
@@ -53,5 +55,8 @@ void wait(const std::function<bool()>& condition);
 
 // A place where another thread may go on. `what` and `where` are for the report.
 void point(const char* what, const volatile void* where);
+// The same, where this thread goes on only when that is so; `limited`: or when its time is over. False: its time is over,
+// or the run has failed; as it throws nothing, it may stand where nothing may be thrown.
+bool wait_at(const char* what, const volatile void* where, const std::function<bool()>& condition, bool limited);
 
 }  // namespace model

@@ -141,6 +141,30 @@ TEST_CASE("coir::run uses the default pool where the backend is epoll, which has
 }
 #endif
 
+TEST_CASE("a loop of a runtime gives what blocks to the default pool, as one of coir::run does") {
+  const fifo between;
+  const coir::unique_fd file = memory_file("some text");
+  const auto begun = [] { return coir::default_pool().stats().begun; };
+  const auto try_it = [&](auto wait) {
+    coir::runtime rt(coir::runtime_options().loops(1).loop(on_epoll()));
+    REQUIRE(rt.spawn_on(0, [&] {
+                const auto before = begun();
+                std::array<std::byte, 4> into;
+                return wait(bytes_op(loop_here(), request::read(file.get(), into, 5))) == 4 && begun() == before + 1;
+              }).get());
+    // Either end would block the thread of the one loop, until the other were opened.
+    CHECK(rt.spawn_on(0, [&] {
+              auto reader = coir::spawn([&] { return coir::unique_fd(wait(between.open(O_RDONLY))); });
+              const coir::unique_fd writing(wait(between.open(O_WRONLY)));
+              const coir::unique_fd reading = await(reader.take());
+              char got = 0;
+              return ::write(writing.get(), "x", 1) == 1 && ::read(reading.get(), &got, 1) == 1 && got == 'x';
+            }).get());
+  };
+  try_it(support::on_stack());
+  try_it(support::in_coroutine());
+}
+
 TEST_CASE("a loop without fibers does such things itself until it is given a pool") {
   pool threads(pool_options().threads(1));
   coir::loop loop(on_epoll());

@@ -101,6 +101,7 @@ struct pool_stats {
 };
 
 class pool_core;
+class pool_queue;
 
 namespace priv {
 
@@ -119,7 +120,7 @@ class pool_job : public list_node {
   pool_job(const pool_job&) noexcept = default;
 
  private:
-  friend class coir::pool_core;
+  friend class coir::pool_queue;
   const kind* kind_;
 };
 
