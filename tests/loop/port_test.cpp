@@ -130,8 +130,6 @@ TEST_CASE("a loop that ends while four threads post answers each post once") {
   constexpr std::size_t threads = 4;
   constexpr int rounds = 100;
   int wrong = 0;
-  int ran = 0;
-  int lost = 0;
   int refused = 0;
   for (int round = 0; round < rounds; ++round) {
     auto loop = std::make_unique<coir::loop>();
@@ -152,21 +150,20 @@ TEST_CASE("a loop that ends while four threads post answers each post once") {
     }
     while (begun.load() != threads) loop->run_once();
     for (int turn = 0; turn < round % 8; ++turn) loop->run_once();
+    letter last;
+    REQUIRE(loop->port()->push(last));
     loop.reset();
+    wrong += last.runs != 0 || last.losses != 1;
     for (std::thread& each : posting) each.join();
     for (const sender& each : senders) {
       for (std::size_t i = 0; i < each.letters.size(); ++i) {
         const letter& one = each.letters[i];
         wrong += one.runs != one.ends || one.runs + one.losses != (each.taken[i] ? 1 : 0);
-        ran += one.runs;
-        lost += one.losses;
         refused += !each.taken[i];
       }
     }
   }
   CHECK(wrong == 0);
-  CHECK(ran > 0);
-  CHECK(lost > 0);
   CHECK(refused == rounds * 3 * static_cast<int>(threads));
 }
 
