@@ -247,7 +247,8 @@ tcp_close_op tcp_stream::close() {
 }
 
 int tcp_stream::release() {
-  if (receiver_ != nullptr || reading_.busy()) throw_misuse("a stream was released that somebody reads");
+  if (reading_.busy()) throw_misuse("a stream was released while somebody reads from it");
+  if (receiver_ != nullptr) throw_misuse("a stream was released after chunks(), which may hold bytes of it");
   return socket_.release();
 }
 

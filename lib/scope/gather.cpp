@@ -1,5 +1,6 @@
 #include <coir/scope/gather.hpp>
 
+#include <coir/base/error.hpp>
 #include <coir/fiber/stack.hpp>
 
 #include <cerrno>
@@ -17,11 +18,13 @@ void race::entry::enter(race& which, std::size_t index, const handle_base& who) 
   index_ = index;
   end_.emplace(who);
   end_->start(*this);
+  ++which.running_;
 }
 
 void race::entry::finished(waiter& self) noexcept {
   const auto& mine = static_cast<entry&>(self);
   race& of = *mine.race_;
+  --of.running_;
   // Who was cancelled has not come to an end.
   if (of.winner_ != nobody || mine.end_->outcome() == fiber_outcome::cancelled) return;
   of.winner_ = mine.index_;
@@ -31,6 +34,8 @@ void race::entry::finished(waiter& self) noexcept {
 std::size_t race::winner() const {
   if (winner_ == nobody) {
     running_fiber().check_interrupted();
+    // Its region has ended without it.
+    if (running_ != 0) throw_misuse("first(): the fiber that could still be the first was moved away");
     throw_error(ECANCELED, "first(): all of its fibers were cancelled");
   }
   return winner_;

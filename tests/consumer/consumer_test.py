@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "consumer"
 HELLO = ROOT / "examples" / "hello.cpp"
 JUMPING_CLOCK = HERE / "jumping_clock.cpp"
+FILES_IN_POOL = HERE / "files_in_pool.cpp"
 SKIPPED = 77
 
 
@@ -45,7 +46,7 @@ def need(tool, package):
 
 
 def check_outputs(directory):
-    for name, source in (("hello", HELLO), ("jumping_clock", JUMPING_CLOCK)):
+    for name, source in (("hello", HELLO), ("jumping_clock", JUMPING_CLOCK), ("files_in_pool", FILES_IN_POOL)):
         run(ROOT / "tools" / "run_example", directory / name, source)
         print(f"{directory / name} wrote what {source.relative_to(ROOT)} says")
 
@@ -97,6 +98,7 @@ def build_by_pkg_config(installed, directory, compiler, *options):
     """Returns the directory of the programs, which are built with the warnings of a strict user."""
     strict = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
     for program, source, package in (("hello", HELLO, "coir"),
+                                     ("files_in_pool", FILES_IN_POOL, "coir"),
                                      ("jumping_clock", JUMPING_CLOCK, "coir-testing")):
         flags = run("pkg-config", f"--define-variable=prefix={installed.prefix}", "--cflags", "--libs",
                     *options, package, PKG_CONFIG_PATH=installed.pkgconfig).split()
@@ -154,6 +156,7 @@ def subproject(_, scratch, compiler):
     shutil.copytree(HERE / "by_meson", project)
     shutil.copy(HELLO, project)
     shutil.copy(JUMPING_CLOCK, project)
+    shutil.copy(FILES_IN_POOL, project)
     shutil.copytree(ROOT, project / "subprojects" / "coir",
                     ignore=shutil.ignore_patterns("build*", ".git"))
     run("meson", "setup", scratch / "build", project, "--buildtype=plain", CXX=" ".join(compiler))

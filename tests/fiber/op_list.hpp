@@ -948,6 +948,11 @@ class begun_op {
   }
   abort_answer abort() noexcept { return what_.abort(); }
   auto take() { return what_.take(); }
+  auto take_result()
+    requires requires(Op& what) { what.take_result(); }
+  {
+    return what_.take_result();
+  }
 
  private:
   Op what_;
@@ -1034,7 +1039,7 @@ using plain = decltype(std::tuple_cat(std::declval<waits>(), std::declval<locks>
                                       std::declval<between_threads>(), std::declval<requests>(),
                                       std::declval<events>(), std::declval<sockets>(), std::declval<steps>(),
                                       std::declval<selects>()));
-// One of each sort: result_op adds only a take() of its own.
+// One of each sort: result_op adds only a take() of its own, which as_result_test.cpp tries with all of them.
 using results =
     std::tuple<as_result<sleeping>, as_result<joining>, as_result<taking_turns>, as_result<receiving_from_channel>,
                as_result<by_hand<abort_answer::later>>, as_result<receiving>, as_result<accepting>,

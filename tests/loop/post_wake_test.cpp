@@ -1,56 +1,13 @@
 // What a post costs the kernel: one write(2) to the loop's eventfd when the loop sleeps, none when it is
-// awake. The eventfd's counter says how many there were: a loop that waits by itself never reads it.
+// awake.
+#include "loop/counted_loop.hpp"
 #include "support/loop_tools.hpp"
 
-#include <filesystem>
-#include <fstream>
-#include <set>
-#include <string>
 #include <thread>
 
 using namespace std::chrono_literals;
 
-namespace {
-
-std::set<int> eventfds() {
-  std::set<int> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code gone;
-    if (std::filesystem::read_symlink(entry.path(), gone) == "anon_inode:[eventfd]") {
-      found.insert(std::stoi(entry.path().filename()));
-    }
-  }
-  return found;
-}
-
-// A loop, and the counter of the one eventfd that it makes.
-struct counted_loop {
-  counted_loop() {
-    // One more look than the loop needs, to find which eventfd is new.
-    const std::set<int> before = eventfds();
-    loop = std::make_unique<coir::loop>();
-    for (const int fd : eventfds()) {
-      if (!before.contains(fd)) wake = fd;
-    }
-    REQUIRE(wake >= 0);
-  }
-  std::uint64_t rung() const {
-    std::ifstream info("/proc/self/fdinfo/" + std::to_string(wake));
-    for (std::string word; info >> word;) {
-      if (word == "eventfd-count:") {
-        std::uint64_t count = 0;
-        info >> std::hex >> count;
-        return count;
-      }
-    }
-    FAIL("the kernel does not show the counter");
-    return 0;
-  }
-  std::unique_ptr<coir::loop> loop;
-  int wake = -1;
-};
-
-}  // namespace
+using tests::counted_loop;
 
 TEST_CASE("a post to a loop that has not run, or is between two turns, rings nobody") {
   counted_loop counted;

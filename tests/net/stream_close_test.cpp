@@ -297,3 +297,87 @@ TEST_CASE("a stream of another thread's loop that ends with it is closed") {
     }
   });
 }
+
+TEST_CASE("a released socket is somebody else's to close, and works for a stream on another loop") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      auto ends = connected();
+      wait(coir::io::write_all(ends.near, "before"));
+      CHECK(support::read_text(wait, ends.far) == "before");
+      const int number = ends.near.fd();
+      // What has come and nobody has read goes along.
+      wait(coir::io::write_all(ends.far, "for the next"));
+      coir::unique_fd socket(ends.near.release());
+      CHECK(socket.get() == number);
+      CHECK(!ends.near);
+      CHECK(ends.near.fd() == -1);
+      wait(ends.near.close());
+      support::let_turns_pass();
+
+      std::string got;
+      std::thread([&] {
+        coir::run([&] {
+          tcp_stream stream(*coir::loop::current(), socket.release());
+          CHECK(stream.fd() == number);
+          got = support::read_text(support::on_stack(), stream);
+          coir::await(coir::io::write_all(stream, "from elsewhere"));
+        });
+      }).join();
+      CHECK(got == "for the next");
+      CHECK(support::read_text(wait, ends.far) == "from elsewhere");
+      CHECK(support::read_text(wait, ends.far).empty());
+    });
+  });
+}
+
+TEST_CASE("a socket that was released and taken again is a stream like any other") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      auto ends = connected();
+      // What its first life left is nothing to the second: edges, and a reader that was cancelled.
+      auto reader = coir::spawn([&] { support::read_text(wait, ends.near); });
+      support::until([&] { return support::waiting(reader); });
+      support::let_turns_pass();
+      reader.cancel();
+      support::until([&] { return support::dead(reader); });
+      for (int i = 0; i < 3; ++i) {
+        ends.near = tcp_stream(*coir::loop::current(), ends.near.release());
+        wait(coir::io::write_all(ends.far, "again"));
+        CHECK(support::read_text(wait, ends.near) == "again");
+        auto far_reader = coir::spawn([&] { return support::read_text(wait, ends.far); });
+        support::until([&] { return support::waiting(far_reader); });
+        wait(coir::io::write_all(ends.near, "and back"));
+        CHECK(wait(far_reader.take()) == "and back");
+      }
+    });
+  });
+}
+
+TEST_CASE("a stream that somebody reads, or reads in chunks, is not released, and stays as it was") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      auto ends = connected();
+      auto reader = coir::spawn([&] { return support::read_text(wait, ends.near); });
+      support::until([&] { return support::waiting(reader); });
+      CHECK_THROWS_WITH(ends.near.release(), Catch::Matchers::Contains("while somebody reads"));
+      CHECK(ends.near);
+      wait(coir::io::write_all(ends.far, "still"));
+      CHECK(wait(reader.take()) == "still");
+
+      static_cast<void>(ends.near.chunks());
+      CHECK_THROWS_WITH(ends.near.release(), Catch::Matchers::Contains("chunks()"));
+      wait(coir::io::write_all(ends.far, "here"));
+      CHECK(support::read_text(wait, ends.near) == "here");
+    });
+  });
+}
+
+TEST_CASE("an empty stream has no socket to release") {
+  coir::run([] {
+    auto ends = connected();
+    const tcp_stream taken = std::move(ends.near);
+    CHECK(ends.near.release() == -1);
+    coir::await(ends.far.close());
+    CHECK(ends.far.release() == -1);
+  });
+}

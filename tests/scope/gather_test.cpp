@@ -17,6 +17,7 @@
 #include <vector>
 
 using namespace std::chrono_literals;
+using Catch::Matchers::Contains;
 using support::counted;
 using support::hand;
 using support::hand_op;
@@ -321,7 +322,31 @@ TEST_CASE("who is cancelled by itself is out of the race") {
       FAIL("nobody won");
     } catch (const std::system_error& error) {
       CHECK(error.code() == std::errc::operation_canceled);
+      CHECK_THAT(error.what(), Contains("all of its fibers were cancelled"));
     }
+  });
+}
+
+TEST_CASE("who is moved away is not waited for, and that nobody else is left is said as it is") {
+  jumping([] {
+    const coir::instant begin = now();
+    const auto leaves = [](coir::duration then) -> coir::task<int> {
+      coir::fiber_base& self = coir::running_fiber();
+      self.move_to(self.home().root());
+      co_await coir::sleep_for(then);
+      co_return 1;
+    };
+    const auto message = Contains("moved away");
+    CHECK_THROWS_WITH(coir::await(coir::first(leaves(1h))), message);
+    CHECK_THROWS_WITH(coir::await(coir::first(list(leaves(1h)))), message);
+    CHECK_THROWS_WITH(coir::await(coir::all(leaves(1h))), message);
+    CHECK(now() == begin);
+    CHECK_THROWS_WITH(coir::await(coir::first(leaves(1h), cancels_itself(1s))), message);
+    CHECK_THROWS_AS(coir::await(coir::first(cancels_itself(1s), leaves(1h))), std::logic_error);
+    CHECK(now() - begin == 2s);
+    // In time it is the first all the same.
+    CHECK(coir::await(coir::first(value_after(2s, 2), leaves(1s))).index == 1);
+    CHECK(coir::await(coir::first(value_after(2s, 2), leaves(1h))).index == 0);
   });
 }
 

@@ -121,3 +121,29 @@ TEST_CASE("a mailbox may go while others send: nothing is left, and nothing is t
   CHECK(tried.runs > 10);
   CHECK(token::alive == 0);
 }
+
+TEST_CASE("of two that send to a mailbox in which one place becomes free, one always gets it") {
+  const auto tried = model::explore([](model::run& now) {
+    auto shared = std::make_shared<state>();
+    shared->box.emplace(shared->on, 1);
+    auto end = std::make_shared<coir::mailbox_sender<token>>(shared->box->sender());
+    auto other = std::make_shared<coir::mailbox_sender<token>>(shared->box->sender());
+    static_cast<void>(end->try_send(token(0)));
+    auto sent = std::make_shared<int>(0);
+    now.thread([end, sent] {
+      if (end->try_send(token(1)) == coir::delivery::sent) ++*sent;
+      *end = {};
+    });
+    now.thread([shared, other, sent] {
+      model::check(other->try_send(token(2)) == coir::delivery::full, "one place was there for two");
+      model::check(shared->box->try_receive().has_value(), "what was there from the beginning can be had");
+      // It knows that a place became free. If it is told otherwise, the other has it.
+      if (other->try_send(token(2)) == coir::delivery::sent) ++*sent;
+      *other = {};
+    });
+    now.after([sent] { model::check(*sent == 1, "the place was taken by neither, or by both"); });
+  }, {.preemptions = 3});
+  CHECK(tried.failure == "");
+  CHECK(tried.runs > 10);
+  CHECK(token::alive == 0);
+}

@@ -13,6 +13,7 @@
 #include <array>
 #include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <set>
@@ -70,6 +71,41 @@ TEST_CASE("without a number there is a loop for each processor, and threads may 
     return ::sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 0;
   });
   CHECK(count.get() == 1);
+}
+
+TEST_CASE("loops look for messages before they sleep, unless they share one processor or were told not to") {
+  cpu_set_t before;
+  REQUIRE(::sched_getaffinity(0, sizeof before, &before) == 0);
+  const auto looks = [](coir::runtime& rt) {
+    const auto ask = [&](std::size_t i) {
+      return rt.spawn_on(i, [] {
+                 const coir::loop_stats seen = coir::loop::current()->stats();
+                 return seen.spins_helped + seen.spins_in_vain;
+               }).get();
+    };
+    std::uint64_t all = 0;
+    for (int round = 0; round < 100; ++round) all = std::max({all, ask(0), ask(1)});
+    return all;
+  };
+  if (CPU_COUNT(&before) > 1) {
+    coir::runtime rt(runtime_options().loops(2));
+    CHECK(looks(rt) > 0);
+    coir::runtime told(runtime_options().loops(2).spin(0s));
+    CHECK(looks(told) == 0);
+  }
+  std::size_t first = 0;
+  while (!CPU_ISSET(first, &before)) ++first;
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  CPU_SET(first, &only);
+  REQUIRE(::sched_setaffinity(0, sizeof only, &only) == 0);
+  {
+    coir::runtime rt(runtime_options().loops(2));
+    CHECK(looks(rt) == 0);
+    coir::runtime told(runtime_options().loops(2).spin(20us));
+    CHECK(looks(told) > 0);
+  }
+  REQUIRE(::sched_setaffinity(0, sizeof before, &before) == 0);
 }
 
 TEST_CASE("a function is spawned on each loop, and is given the loop's number if it takes one") {

@@ -21,8 +21,9 @@
 // Errors   all(): the first failure cancels the others and is thrown when they have ended; later ones are in the
 //          fiber's other_failures(). first(): the winner's failure is thrown; what others threw goes there.
 //          A fiber that was cancelled by itself has no result: all() then cancels the others and throws
-//          std::errc::operation_canceled, first() does if nobody is left. std::logic_error: first() of an empty
-//          vector. What spawning throws.
+//          std::errc::operation_canceled, first() does if all of them were. std::logic_error: first() of an empty
+//          vector; a fiber was moved away whose result is wanted, by all() or for want of another. What spawning
+//          throws.
 // Cost     a coroutine's frame and the fibers: about 40 ns each. A vector allocates once or twice more.
 // See      coir/scope/nursery.hpp, for a number of fibers that is not known before
 #pragma once
@@ -200,6 +201,7 @@ class race {
  private:
   entered_region* where_ = nullptr;
   std::size_t winner_ = nobody;
+  std::size_t running_ = 0;  // have not ended
 };
 
 // What others than the winner threw: nothing is thrown for it.

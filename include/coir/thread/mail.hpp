@@ -114,6 +114,14 @@ class mail_link {
   std::size_t senders() const noexcept { return senders_.load(std::memory_order_relaxed); }
   // Room for so many more; negative: so many have asked for room and have none.
   atomic<std::ptrdiff_t>& room() noexcept { return room_; }
+  // One place, if there is one. Taking it first and giving it back would show others less room than there is.
+  bool take_room() noexcept {
+    std::ptrdiff_t room = room_.load(std::memory_order_relaxed);
+    do {
+      if (room <= 0) return false;
+    } while (!room_.compare_exchange_weak(room, room - 1, std::memory_order_relaxed, std::memory_order_relaxed));
+    return true;
+  }
   void release() noexcept;
 
  private:

@@ -15,7 +15,8 @@
 //          been sent and not received goes with the mailbox. Fibers that wait when it goes wait until they are cancelled.
 // Cancel   receive() aborts now, and takes no message along.
 // Errors   send(): std::system_error, std::errc::broken_pipe when it is closed or gone, std::errc::no_buffer_space when
-//          a bounded one is full; try_send() says so instead. The message then is still the caller's.
+//          a bounded one is full; try_send() says so instead. The message then is still the caller's. `full` is
+//          exact: at a moment of the call so many had been sent, or were being, and not received.
 // Cost     sending: an allocation from the thread's own block (letter_memory.hpp) and a compare-and-swap; two more for
 //          the first after the receiver has looked, and one write(2) when its loop sleeps. While fibers wait in receive()
 //          and a sender lives that is no deadlock: somebody may send. When the last sender is gone it is.
@@ -104,10 +105,7 @@ class mailbox_sender : public priv::mail_end {
   delivery try_send(M& message) const {
     priv::mail_link& to = link();
     if (to.closed()) return delivery::closed;
-    if (bounded_ && to.room().fetch_sub(1, std::memory_order_relaxed) <= 0) {
-      to.room().fetch_add(1, std::memory_order_relaxed);
-      return delivery::full;
-    }
+    if (bounded_ && !to.take_room()) return delivery::full;
     struct taken {
       priv::mail_link* from;
       ~taken() {
