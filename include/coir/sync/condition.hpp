@@ -51,6 +51,8 @@ class condition {
   class [[nodiscard("co_await it, or coir::await(it)")]] condition_op : public wait_node {
    public:
     static constexpr const char* name = "condition";
+    // One that was notified and is stopped before it has the mutex has succeeded (select.hpp).
+    static constexpr bool succeeds_late = true;
     condition_op(condition& of, mutex::held& guard, place at) noexcept : of_(&of), guard_(&guard), back_(at) {}
 
     bool start(waiter& told);
