@@ -448,3 +448,23 @@ TEST_CASE("the deadlock report says who waits to be notified, and who for the mu
   CHECK_THAT(said, Matches("(.|\n)*fiber 3: waiting in condition at (.|\n)*"));
   CHECK_THAT(said, Matches("(.|\n)*fiber 4: waiting in condition, behind 1 at (.|\n)*"));
 }
+
+TEST_CASE("the deadlock report says since which wait for a predicate a mutex has been held") {
+  const std::string said = deadlock_of([] {
+    mutex m;
+    condition changed;
+    coir::event never;
+    bool ready = false;
+    auto waits = coir::spawn([&] {
+      auto held = coir::await(m.lock());
+      coir::await(changed.wait(held, [&] { return ready; }));
+      coir::await(never.wait());
+    });
+    coir::await(coir::yield());
+    ready = true;
+    changed.notify_one();
+    coir::await(coir::yield());
+    static_cast<void>(coir::await(m.lock()));
+  });
+  CHECK_THAT(said, Matches("(.|\n)*fiber 1 main: waiting in mutex held by fiber 2 since [^\n]*condition_test.cpp:(.|\n)*"));
+}
