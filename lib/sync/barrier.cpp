@@ -11,6 +11,7 @@ barrier::barrier(std::size_t count) : count_(count) {
 bool barrier::barrier_op::start(waiter& told) noexcept {
   barrier& of = *of_;
   of.bound_.check();
+  last_ = false;
   if (of.arrived_ + 1 < of.count_) {
     ++of.arrived_;
     of.waiting_.add(*this, told);
@@ -24,11 +25,24 @@ bool barrier::barrier_op::start(waiter& told) noexcept {
 }
 
 abort_answer barrier::barrier_op::abort() noexcept {
-  if (linked()) {
+  // Not of a round that is complete: the select whose other op was just woken stops this one before its turn comes.
+  if (linked() && of_->arrived_ != 0) {
     --of_->arrived_;
     ++of_->stats_.cancelled;
   }
   return leave();
+}
+
+void barrier::barrier_op::step_aside() noexcept {
+  if (!linked()) return;
+  wait_node::step_aside();
+  --of_->arrived_;
+}
+
+void barrier::barrier_op::step_back() noexcept {
+  if (linked()) return;
+  wait_node::step_back();
+  if (linked()) ++of_->arrived_;
 }
 
 void barrier::barrier_op::describe(std::string& text) const {

@@ -14,6 +14,10 @@ void describe_broadcast(std::string& text, const std::type_info& type, std::uint
 
 void throw_no_history() { throw_misuse("a broadcast with a history of 0: it must keep at least the last value"); }
 
+void throw_no_reason_to_close() {
+  throw_misuse("a broadcast was closed with an empty exception_ptr: close() is without an error");
+}
+
 void throw_subscriber_waits() {
   throw_misuse("a second receive of the same subscription, while one has not ended: each fiber subscribes for itself");
 }

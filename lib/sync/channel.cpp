@@ -45,6 +45,10 @@ void throw_sent_already() {
   throw_misuse("the value of a send was wanted, and it was sent: only one that did not happen has it");
 }
 
+void throw_sent_twice() {
+  throw_misuse("a send was awaited again after it had sent its value: only one that did not happen still has it");
+}
+
 void throw_no_reason() {
   throw_misuse("a channel was closed with an empty exception_ptr: close() is without an error");
 }

@@ -15,6 +15,8 @@ bool condition::condition_op::start(waiter& told) {
     throw_misuse(fmt::format("a wait in a condition with a lock of another fiber: {} has held it since {}",
                              priv::text_of(self.home(), lock->owner_), priv::text_of(lock->since_)));
   }
+  // An op with a name may be awaited again.
+  notified_ = stopped_ = back_.given_ = back_.must_be_told_ = false;
   told_ = &told;
   back_.of_ = lock;
   back_.who_ = &self;

@@ -15,7 +15,8 @@ bool latch::latch_op::start(waiter& told) {
 
 abort_answer latch::latch_op::abort() noexcept {
   if (linked()) {
-    of_->left_ += arrivals_;
+    // It is open for good: a select may stop this op because it was woken by another one of its own.
+    if (of_->left_ != 0) of_->left_ += arrivals_;
     ++of_->stats_.cancelled;
   }
   return leave();

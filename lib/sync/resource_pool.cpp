@@ -88,6 +88,7 @@ abort_answer pool_base::pool_op::abort() noexcept {
 void pool_base::pool_op::describe(std::string& text) const {
   if (!linked()) return;
   text += fmt::format(", {} of {} are out", of_->size_ - of_->available_, of_->limit_);
+  if (of_->in_the_making_ != 0) text += fmt::format(" and {} in the making", of_->in_the_making_);
   describe_holders(who_->home(), of_->lent_, text);
   describe_place_in(of_->waiting_, *this, text);
 }

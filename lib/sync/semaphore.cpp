@@ -79,12 +79,17 @@ void semaphore::give_back(permit& from) noexcept {
 }
 
 void semaphore::serve() noexcept {
+  // A select that is woken stops its other ops at once. Where these wait here too, that comes here again, and so on,
+  // as deep as many wait.
+  if (serving_) return;
+  serving_ = true;
   while (!waiting_.empty()) {
     acquire_op& first = waiting_.front();
-    if (first.count_ > available_) return;
+    if (first.count_ > available_) break;
     give(first.got_, first.count_, *first.who_, first.at_);
     wait_list<acquire_op>::wake(first);
   }
+  serving_ = false;
 }
 
 }  // namespace coir

@@ -58,12 +58,17 @@ void shared_mutex::release(guard& from) noexcept {
 }
 
 void shared_mutex::serve() noexcept {
+  // A select that is woken stops its other ops at once. Where these wait here too, that comes here again, and so on,
+  // as deep as many wait.
+  if (serving_) return;
+  serving_ = true;
   while (!waiting_.empty()) {
     turn& first = waiting_.front();
-    if (alone_ || (first.wanted_ == mode::alone && readers_ != 0)) return;
+    if (alone_ || (first.wanted_ == mode::alone && readers_ != 0)) break;
     give(*first.into_, first.wanted_, *first.who_, first.at_);
     wait_list<turn>::wake(first);
   }
+  serving_ = false;
 }
 
 void shared_mutex::refuse_twice(const fiber_base& who) const {

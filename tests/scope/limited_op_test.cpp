@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <utility>
+#include <variant>
 
 using namespace std::chrono_literals;
 using support::jumping_on_both;
@@ -111,6 +112,40 @@ TEST_CASE("what cannot be stopped any more when its time is over gives its resul
     CHECK(wait(coir::move_on_after(1s, stubborn_op(told, stops))) == 7);
     CHECK(now() - begin == 2s);
     CHECK(stops == 1);
+  });
+}
+
+TEST_CASE("an op with a limit that is awaited again has all of its time again") {
+  jumping_on_both([](auto wait) {
+    coir::channel<int> numbers;
+    auto receiving = coir::move_on_after(1s, numbers.receive());
+    // In this order: its time is over, it is over in time, and both again.
+    for (const bool in_time : {false, true, true, false, false, true}) {
+      const coir::instant before = now();
+      auto other = coir::spawn([&] {
+        if (!in_time) return;
+        coir::await(coir::sleep_for(10ms));
+        coir::await(numbers.send(7));
+      });
+      const auto got = wait(coir::select(receiving, coir::sleep_for(1h)));
+      REQUIRE(got.index() == 0);
+      CHECK(std::get<0>(got).has_value() == in_time);
+      CHECK(now() - before == (in_time ? 10ms : 1s));
+      coir::await(other.join());
+    }
+    coir::waiter* told = nullptr;
+    int stops = 0;
+    auto slow = coir::move_on_after(1s, stubborn_op(told, stops));
+    for (int round = 1; round <= 3; ++round) {
+      auto other = coir::spawn([&] {
+        coir::await(coir::sleep_for(2s));
+        CHECK(stops == round);
+        told->done();
+      });
+      CHECK(std::get<0>(wait(coir::select(slow))) == 7);
+      coir::await(other.join());
+    }
+    CHECK(support::loop_here().census().armed == 0);
   });
 }
 

@@ -95,6 +95,42 @@ TEST_CASE("a waiter whose round is complete and who is cancelled before it runs 
   });
 }
 
+TEST_CASE("two ops of one select at a barrier do not make a round of their own, and a round that they complete is whole") {
+  support::on_both_surfaces([](auto wait) {
+    barrier pair(2);
+    auto twice = coir::spawn(
+        [&] { static_cast<void>(wait(coir::select(pair.arrive_and_wait(), pair.arrive_and_wait()))); });
+    let_run();
+    CHECK(pair.stats().rounds == 0);
+    twice.cancel();
+    wait(coir::end_op(twice));
+    CHECK(pair.stats().waiting == 0);
+
+    barrier all(3);
+    twice = coir::spawn(
+        [&] { static_cast<void>(wait(coir::select(all.arrive_and_wait(), all.arrive_and_wait()))); });
+    let_run();
+    CHECK(wait(all.arrive_and_wait()));
+    wait(twice.join());
+    CHECK(all.stats().rounds == 1);
+    CHECK(all.stats().waiting == 0);
+  });
+}
+
+TEST_CASE("an arrival that is awaited again was the last only where it was") {
+  coir::run([] {
+    barrier all(2);
+    auto arriving = all.arrive_and_wait();
+    for (int round = 0; round < 4; ++round) {
+      const bool first = round % 2 != 0;
+      auto other = coir::spawn([&] { return coir::await(all.arrive_and_wait()); });
+      if (!first) coir::await(coir::yield());
+      CHECK(coir::await(arriving) == !first);
+      CHECK(coir::await(other.join()) == first);
+    }
+  });
+}
+
 TEST_CASE("a barrier for one never waits, and one for nobody is refused") {
   support::on_both_surfaces([](auto wait) {
     barrier alone(1);

@@ -194,6 +194,12 @@ TEST_CASE("a subscription is one fiber's: a second receive at the same time is r
   CHECK_THROWS_AS(coir::broadcast<int>(0), std::logic_error);
 }
 
+TEST_CASE("a broadcast is not closed with an error that is none") {
+  coir::broadcast<int> numbers(1);
+  CHECK_THROWS_AS(numbers.close(nullptr), std::logic_error);
+  CHECK_FALSE(numbers.is_closed());
+}
+
 TEST_CASE("a copy that throws takes nothing from the subscription") {
   struct fragile {
     explicit fragile(bool& broken) : broken_(&broken) {}

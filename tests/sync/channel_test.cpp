@@ -485,6 +485,19 @@ TEST_CASE("a send that was cancelled has its value, and sends it when it is awai
   });
 }
 
+TEST_CASE("a send that has sent is refused when it is awaited again, and nothing is sent without its value") {
+  coir::run([] {
+    coir::channel<std::string> texts(2);
+    auto sending = texts.send(std::string("a long text that lies on the heap"));
+    coir::await(sending);
+    CHECK_THROWS_WITH(coir::await(sending), Contains("awaited again after it had sent"));
+    CHECK_THROWS_AS(coir::await(coir::select(sending, coir::otherwise)), std::logic_error);
+    CHECK(texts.stats().sent == 1);
+    CHECK(texts.try_receive() == "a long text that lies on the heap");
+    CHECK(texts.empty());
+  });
+}
+
 TEST_CASE("a receive that was given a value and is never finished puts it back in front") {
   coir::run([] {
     coir::channel<int> numbers(2);

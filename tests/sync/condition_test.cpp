@@ -374,6 +374,59 @@ TEST_CASE("a waiter that is on its way back to a mutex that goes comes out witho
   });
 }
 
+TEST_CASE("a notification that comes to a select which another op has won is in its result") {
+  support::jumping_on_both([](auto wait) {
+    mutex m;
+    condition changed;
+    coir::event other;
+    auto both = coir::spawn([&] {
+      auto held = wait(m.lock());
+      auto got = wait(coir::select(changed.wait(held), other.wait()));
+      CHECK(got.index() == 1);
+      CHECK(got.template also<0>() != nullptr);
+      CHECK(m.owned());
+      other.reset();
+      got = wait(coir::select(changed.wait(held), other.wait()));
+      CHECK(got.index() == 1);
+      CHECK(got.template also<0>() == nullptr);
+      CHECK(m.owned());
+    });
+    let_run();
+    auto held = wait(m.lock());
+    CHECK(changed.notify_one());
+    other.set();
+    held.unlock();
+    let_run();
+    other.set();
+    wait(both.join());
+    CHECK(changed.stats().notified == 1);
+    CHECK(changed.stats().cancelled == 1);
+  });
+}
+
+TEST_CASE("a wait in a condition that is awaited again is notified, and stopped, as if it were the first") {
+  support::jumping_on_both([](auto wait) {
+    mutex m;
+    condition changed;
+    auto held = wait(m.lock());
+    auto waiting = changed.wait(held);
+    // In this order: after a stop, a notification, a stop, and two notifications.
+    for (const bool notified : {false, true, false, true, true}) {
+      const coir::instant before = support::now();
+      auto other = coir::spawn([&] {
+        wait(coir::sleep_for(notified ? 1s : 10s));
+        changed.notify_one();
+      });
+      CHECK(wait(coir::select(waiting, coir::sleep_for(5s))).index() == (notified ? 0 : 1));
+      CHECK(support::now() - before == (notified ? 1s : 5s));
+      CHECK(held);
+      CHECK(changed.stats().waiting == 0);
+      other.cancel();
+      wait(coir::end_op(other));
+    }
+  });
+}
+
 TEST_CASE("the deadlock report says who waits to be notified, and who for the mutex, and of whom") {
   const std::string said = deadlock_of([] {
     mutex m;
@@ -394,4 +447,24 @@ TEST_CASE("the deadlock report says who waits to be notified, and who for the mu
   CHECK_THAT(said, Matches("(.|\n)*fiber 2: waiting in condition, notified, for a mutex held by fiber 1 main since (.|\n)*"));
   CHECK_THAT(said, Matches("(.|\n)*fiber 3: waiting in condition at (.|\n)*"));
   CHECK_THAT(said, Matches("(.|\n)*fiber 4: waiting in condition, behind 1 at (.|\n)*"));
+}
+
+TEST_CASE("the deadlock report says since which wait for a predicate a mutex has been held") {
+  const std::string said = deadlock_of([] {
+    mutex m;
+    condition changed;
+    coir::event never;
+    bool ready = false;
+    auto waits = coir::spawn([&] {
+      auto held = coir::await(m.lock());
+      coir::await(changed.wait(held, [&] { return ready; }));
+      coir::await(never.wait());
+    });
+    coir::await(coir::yield());
+    ready = true;
+    changed.notify_one();
+    coir::await(coir::yield());
+    static_cast<void>(coir::await(m.lock()));
+  });
+  CHECK_THAT(said, Matches("(.|\n)*fiber 1 main: waiting in mutex held by fiber 2 since [^\n]*condition_test.cpp:(.|\n)*"));
 }

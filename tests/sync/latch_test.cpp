@@ -93,6 +93,21 @@ TEST_CASE("a waiter that a latch woke and that is cancelled before it runs has p
   });
 }
 
+TEST_CASE("a latch stays open also where a select that waited in it twice arrived with what it stops") {
+  support::on_both_surfaces([](auto wait) {
+    latch all(3);
+    auto twice = coir::spawn([&] { wait(coir::select(all.wait(), all.arrive_and_wait())); });
+    auto behind = coir::spawn([&] { wait(all.wait()); });
+    let_run();
+    CHECK(all.left() == 2);
+    all.count_down(2);
+    wait(twice.join());
+    wait(behind.join());
+    CHECK(all.is_open());
+    CHECK(all.stats().waiting == 0);
+  });
+}
+
 TEST_CASE("more arrivals than a latch expects are refused, and change nothing") {
   support::on_both_surfaces([](auto wait) {
     latch all(2);

@@ -81,6 +81,13 @@ void on_both(Test test) {
   }
 }
 
+struct said_at_end {
+  said_at_end(const std::string& text, std::string& to) : what(text), into(to) {}
+  ~said_at_end() { into += what; }
+  const std::string& what;
+  std::string& into;
+};
+
 }  // namespace
 
 TEST_CASE("a pool's limit holds with 100 contenders, and each resource is used by one fiber at a time") {
@@ -326,6 +333,39 @@ TEST_CASE("leases that outlive their pool keep the resource, and who still waits
   });
 }
 
+TEST_CASE("a factory that is at work when its pool goes keeps what it captured") {
+  const std::string word = "a word that is too long to lie in the string itself";
+  for (const bool in_task : {true, false}) {
+    support::jumping([&] {
+      std::string seen;
+      const auto looks = [&](auto factory) {
+        auto body = coir::spawn([&seen, &factory] {
+          resource_pool<int> numbers(2, std::move(factory));
+          coir::spawn([&] { static_cast<void>(coir::await(numbers.acquire())); });
+          coir::spawn([&] { coir::await(numbers.fill()); });
+          coir::await(coir::yield());
+        });
+        coir::await(coir::end_op(body));
+        CHECK(is(body, fiber_outcome::returned));
+      };
+      if (in_task) {
+        looks([kept = word, &seen]() -> coir::task<int> {
+          const said_at_end look(kept, seen);
+          co_await coir::sleep_for(1h);
+          co_return 1;
+        });
+      } else {
+        looks([kept = word, &seen] {
+          const said_at_end look(kept, seen);
+          coir::await(coir::sleep_for(1h));
+          return 1;
+        });
+      }
+      CHECK(seen == word + word);
+    });
+  }
+}
+
 TEST_CASE("a resource need not move, and both surfaces get at it") {
   coir::run([]() -> coir::task<> {
     int made = 0;
@@ -381,4 +421,18 @@ TEST_CASE("the deadlock report names who has the resources of a pool") {
   });
   CHECK_THAT(said, Matches("(.|\n)*fiber 1 main: waiting in resource_pool, 1 of 1 are out held by fiber 2 hog since "
                            "[^\n]*resource_pool_test.cpp:(.|\n)*"));
+}
+
+TEST_CASE("the deadlock report says how many resources are in the making") {
+  CHECK_THAT(deadlock_of([] {
+               coir::event never;
+               resource_pool<int> numbers(1, [&] {
+                 coir::await(never.wait());
+                 return 1;
+               });
+               coir::spawn([&] { static_cast<void>(coir::await(numbers.acquire())); });
+               coir::await(coir::yield());
+               static_cast<void>(coir::await(numbers.acquire()));
+             }),
+             Contains("waiting in resource_pool, 0 of 1 are out and 1 in the making at "));
 }

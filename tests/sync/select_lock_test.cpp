@@ -4,6 +4,8 @@
 #include <coir/coir.hpp>
 
 #include <chrono>
+#include <cstddef>
+#include <optional>
 #include <utility>
 
 using namespace std::chrono_literals;
@@ -72,4 +74,62 @@ TEST_CASE("a lock that a select got is its result, and is unlocked with it") {
     CHECK(one.try_lock());
     CHECK(other.try_lock());
   });
+}
+
+TEST_CASE("a select that wants a shared_mutex in either mode gets what is free") {
+  jumping_on_both([](auto wait) {
+    coir::shared_mutex m;
+    coir::event over;
+    auto reader = coir::spawn([&] {
+      auto looking = wait(m.lock_shared());
+      wait(over.wait());
+    });
+    turns();
+    for (int i = 0; i < 30; ++i) {
+      CHECK(wait(coir::select(m.lock(), m.lock_shared(), coir::sleep_for(1s))).index() == 1);
+      CHECK(m.readers() == 1);
+      CHECK(m.stats().waiting == 0);
+    }
+    over.set();
+    coir::await(reader.join());
+  });
+}
+
+namespace {
+
+// All of them wait with two ops at the same thing. What they get they keep until `over`.
+template <class Make, class GiveAll>
+void serve_many(Make&& make, GiveAll&& give_all) {
+  constexpr int many = 20'000;
+  coir::run([&] {
+    int served = 0;
+    coir::event over;
+    const auto one = [](auto& make_op, int& count, coir::event& end) -> coir::task<> {
+      auto got = co_await coir::select(make_op(), make_op());
+      ++count;
+      co_await end.wait();
+    };
+    coir::with_nursery([&](coir::nursery& n) {
+      for (int i = 0; i < many; ++i) n.spawn(one(make, served, over));
+      turns(2 * many / 64);
+      CHECK(served == 0);
+      give_all(many);
+      turns(2 * many / 64);
+      CHECK(served == many);
+      over.set();
+    });
+  });
+}
+
+}  // namespace
+
+TEST_CASE("many selects are served one after the other, and not one inside the other") {
+  coir::semaphore gate(0);
+  serve_many([&] { return gate.acquire(); }, [&](int many) { gate.release(static_cast<std::size_t>(many)); });
+  CHECK(gate.stats().waiting == 0);
+  coir::shared_mutex m;
+  std::optional<coir::shared_mutex::held> held;
+  coir::run([&] { held = m.try_lock(); });
+  serve_many([&] { return m.lock_shared(); }, [&](int) { held->unlock(); });
+  CHECK(m.stats().holding == 0);
 }

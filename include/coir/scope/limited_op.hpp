@@ -65,7 +65,11 @@ class limited_op_base : public waiter, private timer_node {
   limited_op_base(limited_op_base&&) noexcept = default;
   ~limited_op_base() = default;
 
-  void begin(waiter& told) noexcept { told_ = &told; }
+  void begin(waiter& told) noexcept {
+    told_ = &told;
+    // An op with a name may be awaited again.
+    over_ = expired_ = stopped_ = false;
+  }
   // The op waits.
   void arm();
   void disarm() noexcept;

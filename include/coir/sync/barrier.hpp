@@ -44,6 +44,10 @@ class barrier {
     bool take() const noexcept { return last_; }
     void describe(std::string& text) const;
 
+    // With its arrival: the ops of one select do not make a round of their own.
+    void step_aside() noexcept;
+    void step_back() noexcept;
+
    private:
     barrier* of_;
     bool last_ = false;

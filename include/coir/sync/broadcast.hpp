@@ -21,7 +21,8 @@
 //          finished, takes nothing.
 // Errors   closed: publish. receive: the error that it was closed with, and what copying a value throws, which stays
 //          there. std::bad_alloc: publish, when the history cannot grow; nobody got the value then.
-//          std::logic_error: a history of none; two receives at a time of one subscription.
+//          std::logic_error: a history of none; two receives at a time of one subscription; close() with an empty
+//          exception_ptr.
 // Cost     publish: the value is kept once, whoever waits is woken, and without subscribers nothing is kept. receive:
 //          a copy. For large values publish a std::shared_ptr<const T>.
 // See      coir/sync/channel.hpp; lib/sync/NOTE.md
@@ -80,6 +81,7 @@ namespace priv {
 void describe_broadcast(std::string& text, const std::type_info& type, std::uint64_t published);
 [[noreturn, gnu::cold]] void throw_no_history();
 [[noreturn, gnu::cold]] void throw_subscriber_waits();
+[[noreturn, gnu::cold]] void throw_no_reason_to_close();
 
 }  // namespace priv
 
@@ -147,6 +149,7 @@ class [[nodiscard("it ends when it is destroyed")]] subscription : private list_
   broadcast_receive_op<T> receive() noexcept { return broadcast_receive_op<T>(*this); }
   // Empty: there is nothing now, or nothing more.
   std::optional<heard<T>> try_receive() {
+    if (from_ != nullptr) from_->bound_.check();
     if (busy_) [[unlikely]]
       priv::throw_subscriber_waits();
     if (from_ == nullptr || next_ == from_->next_) return std::nullopt;
@@ -238,7 +241,11 @@ class broadcast {
 
   // The first time. False: it was closed before, and nothing has changed.
   bool close() noexcept { return finish(nullptr); }
-  bool close(std::exception_ptr why) noexcept { return finish(std::move(why)); }
+  bool close(std::exception_ptr why) {
+    if (why == nullptr) [[unlikely]]
+      priv::throw_no_reason_to_close();
+    return finish(std::move(why));
+  }
   bool is_closed() const noexcept { return closed_; }
 
   std::size_t subscribers() const noexcept {

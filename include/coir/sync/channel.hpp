@@ -26,7 +26,8 @@
 // Cancel   aborts now as long as nothing was given. What was given stays so: nothing is lost, nothing comes twice.
 // Errors   closed (a std::system_error, EPIPE): send, try_send, unshift. std::bad_alloc when the buffer cannot
 //          grow; then the value is not sent. receive: the error that it was closed with. Those who compare
-//          in remove() must leave the channel alone.
+//          in remove() must leave the channel alone. std::logic_error: a send that has sent is awaited again, or asked
+//          for its value.
 // Cost     no allocation for a message. The buffer grows as it fills, and keeps its memory until clear(). Counting
 //          those who wait is O(n).
 // See      coir/sync/broadcast.hpp, coir/sync/inbox.hpp; lib/sync/NOTE.md
@@ -81,6 +82,7 @@ struct channel_picture {
 };
 void describe_channel(std::string& text, const channel_picture& what);
 [[noreturn, gnu::cold]] void throw_sent_already();
+[[noreturn, gnu::cold]] void throw_sent_twice();
 [[noreturn, gnu::cold]] void throw_no_reason();
 
 }  // namespace priv
@@ -92,7 +94,11 @@ class [[nodiscard("co_await it, or coir::await(it)")]] channel_send_op : public 
   channel_send_op(channel<T>& to, const T& value) : to_(&to), value_(value) {}
   channel_send_op(channel<T>& to, T&& value) noexcept : to_(&to), value_(std::move(value)) {}
 
-  bool start(waiter& told) { return to_->begin_send(*this, told); }
+  bool start(waiter& told) {
+    if (end_ == end::sent) [[unlikely]]
+      priv::throw_sent_twice();
+    return to_->begin_send(*this, told);
+  }
   abort_answer abort() noexcept { return leave(); }
   void take() const {
     if (end_ == end::refused) [[unlikely]]

@@ -51,6 +51,8 @@ class condition {
   class [[nodiscard("co_await it, or coir::await(it)")]] condition_op : public wait_node {
    public:
     static constexpr const char* name = "condition";
+    // One that was notified and is stopped before it has the mutex has succeeded (select.hpp).
+    static constexpr bool succeeds_late = true;
     condition_op(condition& of, mutex::held& guard, place at) noexcept : of_(&of), guard_(&guard), back_(at) {}
 
     bool start(waiter& told);
@@ -85,11 +87,11 @@ class condition {
   condition_op wait(mutex::held& guard, place at = here::current()) noexcept { return condition_op(*this, guard, at); }
   template <class Predicate>
     requires std::predicate<std::remove_reference_t<Predicate>&>
-  task<> wait(mutex::held& guard, Predicate&& holds) {
+  task<> wait(mutex::held& guard, Predicate&& holds, place at = here::current()) {
     static_assert(priv::safe_in_await<Predicate>,
                   "gcc before 13 destroys the captures of a temporary in a co_await expression twice. "
                   "Name the predicate first: auto holds = [...] {...}; co_await changed.wait(held, holds);");
-    return wait_until<std::decay_t<Predicate>>(guard, std::forward<Predicate>(holds));
+    return wait_until<std::decay_t<Predicate>>(guard, std::forward<Predicate>(holds), at);
   }
   // False: nobody waited.
   bool notify_one() noexcept;
@@ -99,9 +101,9 @@ class condition {
 
  private:
   template <class Predicate>
-  task<> wait_until(mutex::held& guard, Predicate holds) {
+  task<> wait_until(mutex::held& guard, Predicate holds, place at) {
     while (!holds()) {
-      co_await wait(guard);
+      co_await wait(guard, at);
     }
   }
 

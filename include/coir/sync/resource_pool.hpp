@@ -6,13 +6,14 @@
 //   if (broken) mine.discard();                               // the next one makes another
 //                                                             [tests/sync/resource_pool_test.cpp]
 //
-// A fiber that has a lease and acquires again gets the same resource, and uses no second place for it.
+// A fiber that has a lease and acquires again gets the same resource, and uses no second place for it. So a lease moves
+// within the fiber that acquired it: what is given to another fiber is still had again by the first.
 //
 // Shape    an object that is neither copied nor moved. acquire() and fill() are tasks; a lease moves. A factory that is a
 //          plain function may wait too: it runs on a stack.
 // Order    first come, first served. What came back last is lent first.
 // Thread   one loop.
-// Lifetime leases that outlive the pool keep their resources. Those who still wait when it goes wait until they are
+// Lifetime leases that outlive the pool keep their resources, and who makes one when it goes has it. Those who still wait when it goes wait until they are
 //          cancelled.
 // Cancel   aborts now. One that has been handed a place already gets it, and is cancelled at its next suspend point. A
 //          factory that fails or is cancelled gives its place to the next who waits.
@@ -240,13 +241,14 @@ class resource_pool : private priv::pool_base {
     requires std::invocable<std::decay_t<Factory>&>
   resource_pool(std::size_t limit, Factory&& factory)
       : pool_base(limit),
-        factory_(std::make_unique<priv::pool_factory_of<T, std::decay_t<Factory>>>(std::forward<Factory>(factory))) {}
+        factory_(std::make_shared<priv::pool_factory_of<T, std::decay_t<Factory>>>(std::forward<Factory>(factory))) {}
 
   task<lease> acquire(place at = here::current()) {
     priv::pool_turn turn = co_await pool_base::turn(at);
     if (turn.right) {
+      const std::shared_ptr<priv::pool_factory<T>> factory = factory_;
       std::unique_ptr<priv::pool_slot> made;
-      co_await factory_->make(made);
+      co_await factory->make(made);
       // The pool may have gone meanwhile; the right knows.
       turn.lease = turn.right.lend(std::move(made), at);
     }
@@ -254,11 +256,12 @@ class resource_pool : private priv::pool_base {
   }
   // Makes as many as there may be, ahead of their use.
   task<> fill() {
+    const std::shared_ptr<priv::pool_factory<T>> factory = factory_;
     for (;;) {
       priv::pool_right next = right();
       if (!next) break;
       std::unique_ptr<priv::pool_slot> made;
-      co_await factory_->make(made);
+      co_await factory->make(made);
       // Or the pool has gone meanwhile.
       if (!next) break;
       next.shelve(std::move(made));
@@ -272,7 +275,7 @@ class resource_pool : private priv::pool_base {
   using pool_base::waiting;
 
  private:
-  std::unique_ptr<priv::pool_factory<T>> factory_;
+  std::shared_ptr<priv::pool_factory<T>> factory_;  // whoever makes with it keeps it: the pool may go meanwhile
 };
 
 }  // namespace coir

@@ -71,9 +71,9 @@ inline constexpr bool hears_of_shutdown = requires(Op& what) { what.shutting_dow
 
 // --- what losers leave behind ---
 
-// What waits in a list is either told or stops at once: it cannot succeed late.
+// What waits in a list is either told or stops at once, but for a condition, which waits for its mutex then.
 template <op Op>
-inline constexpr bool may_be_late = !std::derived_from<Op, wait_node>;
+inline constexpr bool may_be_late = !std::is_base_of_v<wait_node, Op> || requires { Op::succeeds_late; };
 
 template <class T, bool Late>
 class late_value {

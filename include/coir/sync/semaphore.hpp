@@ -117,6 +117,7 @@ class semaphore {
   void serve() noexcept;
 
   std::size_t available_;
+  bool serving_ = false;
   wait_list<acquire_op> waiting_;
   list<priv::holder> holders_;
   priv::loop_bound bound_;

@@ -106,6 +106,9 @@ class shared_mutex {
     abort_answer abort() noexcept { return turn::abort(); }
     Guard take() noexcept { return std::move(got_); }
     void describe(std::string& text) const { turn::describe(text); }
+    // In a select for either mode, who wants it alone does not hold up who wants it shared.
+    using turn::step_aside;
+    using turn::step_back;
 
    private:
     friend class shared_mutex;
@@ -163,6 +166,7 @@ class shared_mutex {
   list<priv::holder> holders_;
   std::size_t readers_ = 0;
   bool alone_ = false;
+  bool serving_ = false;
   priv::loop_bound bound_;
   shared_mutex_stats stats_;
 };
