@@ -274,8 +274,12 @@ void runtime_core::work(std::size_t index) noexcept {
     loop on(options_.loop_);
     scheduler fibers(on);
     if (options_.on_failure_) fibers.on_failure(options_.on_failure_);
-    mine.fibers = &fibers.home();
-    mine.port = on.port();
+    {
+      // Another one that failed may be waking all that are there.
+      const std::lock_guard held(lock_);
+      mine.fibers = &fibers.home();
+      mine.port = on.port();
+    }
     started();
     is_started = true;
     serve(mine, on);
@@ -328,16 +332,18 @@ void runtime_core::look(home& mine) {
 }
 
 void runtime_core::wake_all() noexcept {
-  std::vector<std::shared_ptr<home>> all;
+  std::vector<std::pair<std::shared_ptr<home>, std::shared_ptr<loop_port>>> all;
   {
     const std::lock_guard held(lock_);
-    all = homes_;
-    all.insert(all.end(), guests_.begin(), guests_.end());
+    for (const auto* const some : {&homes_, &guests_}) {
+      for (const std::shared_ptr<home>& each : *some) {
+        // A thread that has not got that far will look by itself when it has.
+        if (each->port != nullptr) all.emplace_back(each, each->port);
+      }
+    }
   }
-  for (std::shared_ptr<home>& each : all) {
-    if (each->port == nullptr) continue;  // its thread did not get that far
-    const std::shared_ptr<loop_port> port = each->port;
-    auto told = std::make_unique<nudge>(shared_from_this(), std::move(each));
+  for (auto& [whom, port] : all) {
+    auto told = std::make_unique<nudge>(shared_from_this(), std::move(whom));
     if (port->push(*told)) static_cast<void>(told.release());
   }
 }

@@ -4,6 +4,7 @@
 #include "support/both.hpp"
 #include "support/catch.hpp"
 #include "support/child_process.hpp"
+#include "support/descriptor_limit.hpp"
 
 #include <coir/coir.hpp>
 #include <coir/thread/mailbox.hpp>
@@ -233,6 +234,23 @@ TEST_CASE("a runtime that cannot be made leaves nothing behind, and says why") {
   };
   no_backend none;
   CHECK_THROWS_AS(coir::runtime(runtime_options().loops(4).loop(coir::loop_options().backend(&none))), std::runtime_error);
+}
+
+TEST_CASE("a runtime some of whose loops cannot be made ends the others, however far they got") {
+  coir::backend_report();  // decided while there are descriptors
+  unsigned refused = 0;
+  for (int round = 0; round < rounds(5); ++round) {
+    for (unsigned spare = 0; spare < 40; spare += 3) {
+      const support::descriptor_limit few(spare);
+      try {
+        coir::runtime rt(runtime_options().loops(6));
+      } catch (const std::system_error& error) {
+        CHECK(error.code() == std::errc::too_many_files_open);
+        ++refused;
+      }
+    }
+  }
+  CHECK(refused != 0);
 }
 
 TEST_CASE("wait() in a fiber is a mistake that is named") {
