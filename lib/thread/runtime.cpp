@@ -184,6 +184,7 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
     std::shared_ptr<home> whom_;
   };
 
+  std::exception_ptr refusal_of_thread(std::size_t index, std::size_t count) const;
   void work(std::size_t index) noexcept;
   void serve(home& mine, loop& on);
   void wake_all() noexcept;
@@ -241,7 +242,7 @@ void runtime_core::start() {
       try {
         threads_.emplace_back([core = shared_from_this(), i] { core->work(i); });
       } catch (...) {
-        refused = std::current_exception();
+        refused = refusal_of_thread(i, count);
         const std::lock_guard held(lock_);
         --running_;
         --starting_;
@@ -258,6 +259,18 @@ void runtime_core::start() {
   stop(duration::zero());
   end();
   std::rethrow_exception(std::move(refused));
+}
+
+// What is thrown now, and of a system that has no more threads where that was.
+std::exception_ptr runtime_core::refusal_of_thread(std::size_t index, std::size_t count) const {
+  try {
+    throw;
+  } catch (const std::system_error& refusal) {
+    return std::make_exception_ptr(std::system_error(
+        refusal.code(), fmt::format("starting thread {}-{} of a runtime of {} loops", options_.name_, index, count)));
+  } catch (...) {
+    return std::current_exception();
+  }
 }
 
 void runtime_core::work(std::size_t index) noexcept {

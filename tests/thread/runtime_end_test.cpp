@@ -5,6 +5,7 @@
 #include "support/catch.hpp"
 #include "support/child_process.hpp"
 #include "support/descriptor_limit.hpp"
+#include "support/forbid.hpp"
 
 #include <coir/coir.hpp>
 #include <coir/thread/mailbox.hpp>
@@ -252,6 +253,19 @@ TEST_CASE("a runtime some of whose loops cannot be made ends the others, however
   }
   CHECK(refused != 0);
 }
+
+// In a child, where the thread sanitizer's own thread would be refused too.
+#if !COIR_TEST_NO_THREADS_AFTER_FORK
+TEST_CASE("a runtime that gets no thread says which of how many was refused") {
+  const auto ended = support::in_child([] {
+    support::forbid({SYS_clone, SYS_clone3}, EAGAIN);
+    const coir::runtime none(runtime_options().loops(3).names("worker"));
+  });
+  CHECK(ended.exit_code == 1);
+  CHECK(ended.text ==
+        "exception: starting thread worker-0 of a runtime of 3 loops: Resource temporarily unavailable\n");
+}
+#endif
 
 TEST_CASE("wait() in a fiber is a mistake that is named") {
   coir::runtime rt(runtime_options().loops(1));
