@@ -122,9 +122,16 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   }
   // In a forked child: the threads are the parent's.
   void leave_behind() noexcept { static_cast<void>(new std::vector<std::thread>(std::move(threads_))); }
-  bool is_own_thread() const noexcept {
-    return std::any_of(threads_.begin(), threads_.end(),
-                       [](const std::thread& each) { return each.get_id() == std::this_thread::get_id(); });
+  // One of its threads, or one that is in run().
+  bool is_own_thread() noexcept {
+    if (std::any_of(threads_.begin(), threads_.end(),
+                    [](const std::thread& each) { return each.get_id() == std::this_thread::get_id(); })) {
+      return true;
+    }
+    const loop* const running = loop::current();
+    if (running == nullptr) return false;
+    const std::lock_guard held(lock_);
+    return std::any_of(guests_.begin(), guests_.end(), [&](const auto& each) { return each->port == running->port(); });
   }
 
   std::size_t size() const noexcept { return homes_.size(); }

@@ -306,10 +306,16 @@ TEST_CASE("a child process has no threads of its parent's runtime, and is told s
 }
 
 TEST_CASE("a runtime that is destroyed by its own fiber ends the program, and says so") {
-  const auto ended = support::in_child([] {
+  const bool in_run = GENERATE(false, true);
+  const auto ended = support::in_child([&] {
     auto rt = std::make_unique<coir::runtime>(runtime_options().loops(1));
-    auto f = rt->spawn_on(0, [&] { rt.reset(); });
-    f.get();
+    if (in_run) {
+      coir::runtime& entered = *rt;
+      entered.run([&] { rt.reset(); });
+    } else {
+      auto f = rt->spawn_on(0, [&] { rt.reset(); });
+      f.get();
+    }
   });
   CHECK(ended.signal == SIGABRT);
   CHECK(ended.text == "coir: a runtime was destroyed by one of its own fibers\n");
