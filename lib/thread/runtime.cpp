@@ -162,7 +162,8 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   void fail(std::exception_ptr why) noexcept;
   std::exception_ptr take_failure() noexcept {
     const std::lock_guard held(lock_);
-    heard_ = true;
+    // Who asked too early has not heard of what comes later.
+    heard_ = heard_ || failure_ != nullptr;
     return failure_;
   }
   void report(const fiber_base& which, std::exception_ptr why) noexcept;

@@ -282,6 +282,18 @@ TEST_CASE("a failure that nobody asks for, even the runtime, is told on standard
   CHECK(ended.text == "coir: what a runtime ended with was never asked for: lost\n");
 }
 
+TEST_CASE("so is one that comes when wait() has returned, of the last handle that goes") {
+  const auto ended = support::in_child([] {
+    coir::runtime rt(runtime_options().loops(1));
+    const auto f = rt.spawn_on(0, [] { throw crash("late"); });
+    f.wait_for(10s);
+    rt.stop();
+    rt.wait();
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK(ended.text == "coir: what a runtime ended with was never asked for: late\n");
+}
+
 TEST_CASE("a child process has no threads of its parent's runtime, and is told so") {
   auto rt = std::make_unique<coir::runtime>(runtime_options().loops(2));
   auto f = rt->spawn_on(0, for_ever);
