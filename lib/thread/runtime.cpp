@@ -78,6 +78,7 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   class home final : public remote_home {
    public:
     explicit home(std::shared_ptr<runtime_core> of) noexcept : of_(std::move(of)) {}
+    void check_process() const override { of_->check_process(); }
     void ended() noexcept override { of_->one_less(); }
     void failed(std::exception_ptr why) noexcept override {
       // Who joined one that the same stop has cancelled before.

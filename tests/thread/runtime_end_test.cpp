@@ -317,6 +317,29 @@ TEST_CASE("a child process has no threads of its parent's runtime, and is told s
   CHECK(f.state() != coir::remote_state::dead);
 }
 
+TEST_CASE("in a child process nobody waits for a fiber of its parent's that had not ended") {
+  coir::runtime rt(runtime_options().loops(1));
+  auto lives = rt.spawn_on(0, for_ever);
+  auto dead = rt.spawn_on(0, [] { return 3; });
+  CHECK(dead.get() == 3);
+  const auto ended = support::in_child([&] {
+    const auto refused = [](auto&& wait) {
+      try {
+        wait();
+      } catch (const std::logic_error& error) {
+        if (std::string(error.what()).find("in a child process (fork)") != std::string::npos) return;
+      }
+      throw std::runtime_error("it was not refused");
+    };
+    refused([&] { lives.get(); });
+    refused([&] { lives.wait_for(1h); });
+    coir::run([&] { refused([&] { coir::await(lives.join()); }); });
+    if (dead.get() != 3) throw std::runtime_error("what had ended is not there");
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK(ended.text.empty());
+}
+
 TEST_CASE("a runtime that is destroyed by its own fiber ends the program, and says so") {
   const bool in_run = GENERATE(false, true);
   const auto ended = support::in_child([&] {

@@ -13,6 +13,8 @@
 //          that was given is moved to the other loop, runs there and is destroyed there. take() while others still read
 //          what join() gave them is a race.
 // Lifetime handles may outlive the runtime: its fibers ended with it, and what became of them can still be asked.
+// Fork     in a child process whoever would wait for a fiber that had not ended gets std::logic_error: its thread is the
+//          parent's. cancel() and interrupt() do nothing there.
 // Cancel   join() and take() abort now. cancel() comes when the other loop looks: a fiber that never waits hears nothing.
 // Errors   what the fiber threw is thrown by every join, take and get, also late ones. One that was cancelled, or spawned
 //          when its loop had ended: std::system_error with std::errc::operation_canceled. A failure that nobody has
@@ -79,6 +81,8 @@ class remote_home {
 
   virtual ~remote_home() = default;
   // Any thread.
+  // std::logic_error in a forked child, where nobody will ever end.
+  virtual void check_process() const = 0;
   virtual void ended() noexcept = 0;
   virtual void failed(std::exception_ptr why) noexcept = 0;
   // Its thread.
