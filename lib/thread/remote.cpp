@@ -53,8 +53,8 @@ void remote_core::end_on_home(fiber_outcome outcome, std::exception_ptr failure,
     while (!waiters_.empty()) waiters_.pop_front().told();
   }
   if (unheard != nullptr) {
-    if (options_.report_ && which != nullptr) {
-      home_->report(*which, std::move(unheard));
+    if (options_.report_) {
+      home_->report(*this, which, std::move(unheard));
     } else {
       home_->failed(std::move(unheard));
     }

@@ -85,8 +85,13 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
       if (of_->stopping() && is_cancellation(why)) return;
       of_->fail(std::move(why));
     }
-    void report(const fiber_base& which, std::exception_ptr why) noexcept override {
-      of_->report(which, std::move(why));
+    void report(const remote_core& whom, const fiber_base* which, std::exception_ptr why) noexcept override {
+      if (which != nullptr) {
+        of_->report(*which, std::move(why));
+      } else {
+        priv::tell(fmt::format("coir: a remote fiber{}{} of loop {} could not begin: {}\n", whom.name().empty() ? "" : " ",
+                               whom.name(), index, text_of(std::move(why))));
+      }
     }
 
     bool in_run = false;  // of a thread that is in run(), which knows itself when it has ended

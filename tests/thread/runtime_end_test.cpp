@@ -157,6 +157,26 @@ TEST_CASE("a failure that is to be reported touches nobody else") {
   CHECK(told == 2);
 }
 
+TEST_CASE("neither does one for which the system has no memory: joining throws, or it is a line on standard error") {
+  constexpr std::size_t too_much = std::size_t{1} << 50;
+  coir::runtime rt(runtime_options().loops(1));
+  auto joined = rt.spawn_on(0, [] {}, coir::remote_options().stack_bytes(too_much));
+  CHECK_THROWS_AS(joined.get(), std::system_error);
+  CHECK(joined.outcome() == fiber_outcome::failed);
+  CHECK_FALSE(rt.stopping());
+#if !COIR_TEST_NO_THREADS_AFTER_FORK
+  const auto ended = support::in_child([] {
+    coir::runtime own(runtime_options().loops(1));
+    auto f = own.spawn_on(0, [] {}, coir::remote_options().name("big").stack_bytes(too_much).report_failure());
+    f.wait_for(10s);
+    if (own.stopping()) throw std::runtime_error("it touched others");
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK_THAT(ended.text, Catch::Matchers::StartsWith("coir: a remote fiber big of loop 0 could not begin: ") &&
+                             Contains("Cannot allocate memory"));
+#endif
+}
+
 TEST_CASE("what leaves a loop by another way ends the runtime too, and the body in run() hears of it") {
   coir::runtime rt(runtime_options().loops(2));
   CHECK_THROWS_WITH(rt.run([&] {
