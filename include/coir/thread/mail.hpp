@@ -100,9 +100,9 @@ class mail_link {
   static mail* chain_of(std::uintptr_t word) noexcept { return reinterpret_cast<mail*>(word & ~std::uintptr_t{all_flags}); }
   ~mail_link() = default;
   bool mark(std::uintptr_t flags, std::uintptr_t unless) noexcept;
-  void tell() noexcept;
+  bool tell(const mail* mine) noexcept;
   void knocked();
-  void unreachable() noexcept;
+  bool unreachable(const mail* spared) noexcept;
   // The loop's thread: takes the chain, oldest first, and leaves of the flags only those.
   mail* take(std::uintptr_t keep) noexcept;
   bool empty() const noexcept { return chain_of(word_.load(std::memory_order_relaxed)) == nullptr; }
