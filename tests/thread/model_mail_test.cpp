@@ -149,3 +149,26 @@ TEST_CASE("a loop may end while somebody sends, and who sends afterwards is refu
   CHECK(tried.runs > 10);
   CHECK(token::alive == 0);
 }
+
+TEST_CASE("nobody is told that a mailbox is full because another was told so") {
+  const auto tried = model::explore([](model::run& now) {
+    struct bounded {
+      coir::loop on{coir::loop_options().backend(coir::backend_kind::epoll)};
+      coir::mailbox<token> box{on, 1};
+      coir::mailbox_sender<token> end = box.sender();
+      int sent = 0;
+    };
+    auto shared = std::make_shared<bounded>();
+    static_cast<void>(shared->end.try_send(token(1)));
+    auto end = std::make_shared<coir::mailbox_sender<token>>(shared->end);
+    now.thread([shared, end] { shared->sent += end->try_send(token(2)) == coir::delivery::sent; });
+    now.thread([shared] {
+      model::check(shared->box.try_receive().has_value(), "there was one");
+      shared->sent += shared->end.try_send(token(3)) == coir::delivery::sent;
+    });
+    now.after([shared] { model::check(shared->sent == 1, "one of the two has the place that became free"); });
+  });
+  CHECK(tried.failure == "");
+  CHECK(tried.runs > 10);
+  CHECK(token::alive == 0);
+}

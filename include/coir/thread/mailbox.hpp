@@ -16,7 +16,7 @@
 // Cancel   receive() aborts now, and takes no message along.
 // Errors   send(): std::system_error, std::errc::broken_pipe when it is closed or gone, std::errc::no_buffer_space when
 //          a bounded one is full; try_send() says so instead. The message then is still the caller's.
-// Cost     sending: an allocation and a compare-and-swap; two more for the first after the receiver has
+// Cost     sending: an allocation and a compare-and-swap, and another where it is bounded; two more for the first after the receiver has
 //          looked, and one write(2) when its loop sleeps. While fibers wait in receive() and a sender lives that is no
 //          deadlock: somebody may send. When the last sender is gone it is.
 // See      coir/thread/remote_channel.hpp, whose senders wait while it is full; lib/thread/NOTE.md
@@ -104,10 +104,7 @@ class mailbox_sender : public priv::mail_end {
   delivery try_send(M& message) const {
     priv::mail_link& to = link();
     if (to.closed()) return delivery::closed;
-    if (bounded_ && to.room().fetch_sub(1, std::memory_order_relaxed) <= 0) {
-      to.room().fetch_add(1, std::memory_order_relaxed);
-      return delivery::full;
-    }
+    if (bounded_ && !take_room(to.room())) return delivery::full;
     struct taken {
       priv::mail_link* from;
       ~taken() {
@@ -129,6 +126,14 @@ class mailbox_sender : public priv::mail_end {
  private:
   friend class mailbox<M>;
   mailbox_sender(priv::mail_link& to, bool bounded) noexcept : mail_end(to), bounded_(bounded) {}
+  // Not taken first and then given back: meanwhile another would find it full that is not.
+  static bool take_room(atomic<std::ptrdiff_t>& room) noexcept {
+    std::ptrdiff_t left = room.load(std::memory_order_relaxed);
+    while (left > 0) {
+      if (room.compare_exchange_weak(left, left - 1, std::memory_order_relaxed)) return true;
+    }
+    return false;
+  }
   bool bounded_ = false;
 };
 
