@@ -26,8 +26,7 @@ bool mail_link::push(mail& what) noexcept {
     // may be the one that finds the loop gone, and takes the chain.
   } while (!word_.compare_exchange_weak(word, reinterpret_cast<std::uintptr_t>(&what) | is_told,
                                         std::memory_order_acq_rel, std::memory_order_relaxed));
-  if ((word & is_told) == 0) tell();
-  return true;
+  return (word & is_told) != 0 || tell(&what);
 }
 
 // False: one of `unless` was set.
@@ -36,7 +35,7 @@ bool mail_link::mark(std::uintptr_t flags, std::uintptr_t unless) noexcept {
   do {
     if ((word & unless) != 0) return false;
   } while (!word_.compare_exchange_weak(word, word | flags, std::memory_order_acq_rel, std::memory_order_relaxed));
-  if ((word & is_told) == 0) tell();
+  if ((word & is_told) == 0) tell(nullptr);
   return true;
 }
 
@@ -61,23 +60,34 @@ void mail_link::release() noexcept {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
 }
 
-// Whoever has set `told` does it; until the knock has run nobody else will.
-void mail_link::tell() noexcept {
+// Whoever has set `told` does it; until the knock has run nobody else will. False: the loop has ended, and `mine`, which
+// came last, is still the caller's.
+bool mail_link::tell(const mail* mine) noexcept {
   references_.fetch_add(1, std::memory_order_relaxed);
-  if (port_->push(knock_)) return;
-  unreachable();
+  if (port_->push(knock_)) return true;
+  const bool was_there = unreachable(mine);
   release();
+  return !was_there;
 }
 
 void mail_link::knock::lost() noexcept {
-  of_.unreachable();
+  of_.unreachable(nullptr);
   of_.release();
 }
 
-// The loop has ended. What came is lost, and nothing more is taken.
-void mail_link::unreachable() noexcept {
+// The loop has ended. What came is lost, but for `spared`, and nothing more is taken. True: that one was there.
+bool mail_link::unreachable(const mail* spared) noexcept {
   const std::uintptr_t word = word_.exchange(all_flags, std::memory_order_acq_rel);
-  for (mail* each = chain_of(word); each != nullptr;) std::exchange(each, each->next_)->drop();
+  bool was_there = false;
+  for (mail* each = chain_of(word); each != nullptr;) {
+    mail* const last = std::exchange(each, each->next_);
+    if (last == spared) {
+      was_there = true;
+    } else {
+      last->drop();
+    }
+  }
+  return was_there;
 }
 
 mail_batch mail_link::take(std::uintptr_t keep) noexcept {
@@ -105,7 +115,7 @@ void mail_link::knocked() {
 
 void mail_link::abandon() noexcept {
   receiver_ = nullptr;
-  unreachable();
+  unreachable(nullptr);
   release();
 }
 

@@ -53,8 +53,8 @@ void remote_core::end_on_home(fiber_outcome outcome, std::exception_ptr failure,
     while (!waiters_.empty()) waiters_.pop_front().told();
   }
   if (unheard != nullptr) {
-    if (options_.report_ && which != nullptr) {
-      home_->report(*which, std::move(unheard));
+    if (options_.report_) {
+      home_->report(*this, which, std::move(unheard));
     } else {
       home_->failed(std::move(unheard));
     }
@@ -87,6 +87,8 @@ bool remote_core::block(duration limit, bool asks) {
   if (current_fiber != nullptr || loop::current() != nullptr) {
     throw_misuse("a remote fiber was waited for by blocking the thread of a loop: await its join()");
   }
+  if (state() == remote_state::dead) return true;
+  home_->check_process();
   class sleeper final : public remote_waiter {
    public:
     void told() noexcept override { changed.notify_one(); }
@@ -150,6 +152,7 @@ void remote_core::order_interrupt(std::exception_ptr what) const {
 
 bool remote_wait::start(waiter& told) {
   if (whom_->state() == remote_state::dead) return false;
+  whom_->home().check_process();
   fiber_base& self = running_fiber();
   if (whom_->home().fibers == &self.home() && whom_->is_fiber(self)) {
     throw_misuse("a remote fiber waits for its own end");

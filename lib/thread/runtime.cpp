@@ -78,14 +78,20 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   class home final : public remote_home {
    public:
     explicit home(std::shared_ptr<runtime_core> of) noexcept : of_(std::move(of)) {}
+    void check_process() const override { of_->check_process(); }
     void ended() noexcept override { of_->one_less(); }
     void failed(std::exception_ptr why) noexcept override {
       // Who joined one that the same stop has cancelled before.
       if (of_->stopping() && is_cancellation(why)) return;
       of_->fail(std::move(why));
     }
-    void report(const fiber_base& which, std::exception_ptr why) noexcept override {
-      of_->report(which, std::move(why));
+    void report(const remote_core& whom, const fiber_base* which, std::exception_ptr why) noexcept override {
+      if (which != nullptr) {
+        of_->report(*which, std::move(why));
+      } else {
+        priv::tell(fmt::format("coir: a remote fiber{}{} of loop {} could not begin: {}\n", whom.name().empty() ? "" : " ",
+                               whom.name(), index, text_of(std::move(why))));
+      }
     }
 
     bool in_run = false;  // of a thread that is in run(), which knows itself when it has ended
@@ -126,9 +132,16 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   }
   // In a forked child: the threads are the parent's.
   void leave_behind() noexcept { static_cast<void>(new std::vector<std::thread>(std::move(threads_))); }
-  bool is_own_thread() const noexcept {
-    return std::any_of(threads_.begin(), threads_.end(),
-                       [](const std::thread& each) { return each.get_id() == std::this_thread::get_id(); });
+  // One of its threads, or one that is in run().
+  bool is_own_thread() noexcept {
+    if (std::any_of(threads_.begin(), threads_.end(),
+                    [](const std::thread& each) { return each.get_id() == std::this_thread::get_id(); })) {
+      return true;
+    }
+    const loop* const running = loop::current();
+    if (running == nullptr) return false;
+    const std::lock_guard held(lock_);
+    return std::any_of(guests_.begin(), guests_.end(), [&](const auto& each) { return each->port == running->port(); });
   }
 
   std::size_t size() const noexcept { return homes_.size(); }
@@ -159,7 +172,8 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   void fail(std::exception_ptr why) noexcept;
   std::exception_ptr take_failure() noexcept {
     const std::lock_guard held(lock_);
-    heard_ = true;
+    // Who asked too early has not heard of what comes later.
+    heard_ = heard_ || failure_ != nullptr;
     return failure_;
   }
   void report(const fiber_base& which, std::exception_ptr why) noexcept;
@@ -188,6 +202,7 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
     std::shared_ptr<home> whom_;
   };
 
+  std::exception_ptr refusal_of_thread(std::size_t index, std::size_t count) const;
   void work(std::size_t index) noexcept;
   void serve(home& mine, loop& on);
   void wake_all() noexcept;
@@ -245,7 +260,7 @@ void runtime_core::start() {
       try {
         threads_.emplace_back([core = shared_from_this(), i] { core->work(i); });
       } catch (...) {
-        refused = std::current_exception();
+        refused = refusal_of_thread(i, count);
         const std::lock_guard held(lock_);
         --running_;
         --starting_;
@@ -264,6 +279,18 @@ void runtime_core::start() {
   std::rethrow_exception(std::move(refused));
 }
 
+// What is thrown now, and of a system that has no more threads where that was.
+std::exception_ptr runtime_core::refusal_of_thread(std::size_t index, std::size_t count) const {
+  try {
+    throw;
+  } catch (const std::system_error& refusal) {
+    return std::make_exception_ptr(std::system_error(
+        refusal.code(), fmt::format("starting thread {}-{} of a runtime of {} loops", options_.name_, index, count)));
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
 void runtime_core::work(std::size_t index) noexcept {
   priv::name_this_thread(fmt::format("{}-{}", options_.name_, index));
   if (options_.pin_) pin_this_thread(processors_[index % processors_.size()]);
@@ -279,8 +306,12 @@ void runtime_core::work(std::size_t index) noexcept {
     give_blocking(on);
     scheduler fibers(on);
     if (options_.on_failure_) fibers.on_failure(options_.on_failure_);
-    mine.fibers = &fibers.home();
-    mine.port = on.port();
+    {
+      // Another one that failed may be waking all that are there.
+      const std::lock_guard held(lock_);
+      mine.fibers = &fibers.home();
+      mine.port = on.port();
+    }
     started();
     is_started = true;
     serve(mine, on);
@@ -333,16 +364,18 @@ void runtime_core::look(home& mine) {
 }
 
 void runtime_core::wake_all() noexcept {
-  std::vector<std::shared_ptr<home>> all;
+  std::vector<std::pair<std::shared_ptr<home>, std::shared_ptr<loop_port>>> all;
   {
     const std::lock_guard held(lock_);
-    all = homes_;
-    all.insert(all.end(), guests_.begin(), guests_.end());
+    for (const auto* const some : {&homes_, &guests_}) {
+      for (const std::shared_ptr<home>& each : *some) {
+        // A thread that has not got that far will look by itself when it has.
+        if (each->port != nullptr) all.emplace_back(each, each->port);
+      }
+    }
   }
-  for (std::shared_ptr<home>& each : all) {
-    if (each->port == nullptr) continue;  // its thread did not get that far
-    const std::shared_ptr<loop_port> port = each->port;
-    auto told = std::make_unique<nudge>(shared_from_this(), std::move(each));
+  for (auto& [whom, port] : all) {
+    auto told = std::make_unique<nudge>(shared_from_this(), std::move(whom));
     if (port->push(*told)) static_cast<void>(told.release());
   }
 }

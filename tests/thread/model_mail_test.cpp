@@ -122,6 +122,34 @@ TEST_CASE("a mailbox may go while others send: nothing is left, and nothing is t
   CHECK(token::alive == 0);
 }
 
+TEST_CASE("a loop may end while somebody sends, and who sends afterwards is refused") {
+  const auto tried = model::explore([](model::run& now) {
+    struct ending {
+      std::optional<coir::loop> on{std::in_place, coir::loop_options().backend(coir::backend_kind::epoll)};
+      coir::mailbox<token> box{*on};
+      coir::mailbox_sender<token> end = box.sender();
+      bool over = false;
+    };
+    auto shared = std::make_shared<ending>();
+    now.thread([shared] {
+      for (int i = 0; i < 2; ++i) {
+        const bool late = shared->over;
+        const bool sent = shared->end.try_send(token(i)) == coir::delivery::sent;
+        model::check(!(late && sent), "there is no loop any more");
+      }
+    });
+    now.thread([shared] {
+      // What the loop does first when it ends; its own call is not one of this program's.
+      shared->on->port()->close();
+      shared->on.reset();
+      shared->over = true;
+    });
+  });
+  CHECK(tried.failure == "");
+  CHECK(tried.runs > 10);
+  CHECK(token::alive == 0);
+}
+
 TEST_CASE("of two that send to a mailbox in which one place becomes free, one always gets it") {
   const auto tried = model::explore([](model::run& now) {
     auto shared = std::make_shared<state>();

@@ -188,6 +188,18 @@ TEST_CASE("a channel that goes refuses those who wait for room in it") {
   });
 }
 
+TEST_CASE("a send to a loop that has ended is refused, with and without room, though the channel is still there") {
+  const std::size_t capacity = GENERATE(0U, 1U);
+  std::optional<coir::remote_channel<int>> numbers;
+  coir::remote_sender<int> to;
+  {
+    coir::loop loop;
+    numbers.emplace(loop, capacity);
+    to = numbers->sender();
+  }
+  support::on_both_surfaces([&](auto wait) { CHECK_THROWS_AS(wait(to.send(1)), std::system_error); });
+}
+
 TEST_CASE("a channel may go at any moment, with senders of other loops in the middle") {
   coir::runtime rt(two());
   const auto alive = std::make_shared<int>();

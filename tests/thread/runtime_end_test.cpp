@@ -4,6 +4,8 @@
 #include "support/both.hpp"
 #include "support/catch.hpp"
 #include "support/child_process.hpp"
+#include "support/descriptor_limit.hpp"
+#include "support/forbid.hpp"
 
 #include <coir/coir.hpp>
 #include <coir/thread/mailbox.hpp>
@@ -155,6 +157,26 @@ TEST_CASE("a failure that is to be reported touches nobody else") {
   CHECK(told == 2);
 }
 
+TEST_CASE("neither does one for which the system has no memory: joining throws, or it is a line on standard error") {
+  constexpr std::size_t too_much = std::size_t{1} << 50;
+  coir::runtime rt(runtime_options().loops(1));
+  auto joined = rt.spawn_on(0, [] {}, coir::remote_options().stack_bytes(too_much));
+  CHECK_THROWS_AS(joined.get(), std::system_error);
+  CHECK(joined.outcome() == fiber_outcome::failed);
+  CHECK_FALSE(rt.stopping());
+#if !COIR_TEST_NO_THREADS_AFTER_FORK
+  const auto ended = support::in_child([] {
+    coir::runtime own(runtime_options().loops(1));
+    auto f = own.spawn_on(0, [] {}, coir::remote_options().name("big").stack_bytes(too_much).report_failure());
+    f.wait_for(10s);
+    if (own.stopping()) throw std::runtime_error("it touched others");
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK_THAT(ended.text, Catch::Matchers::StartsWith("coir: a remote fiber big of loop 0 could not begin: ") &&
+                             Contains("Cannot allocate memory"));
+#endif
+}
+
 TEST_CASE("what leaves a loop by another way ends the runtime too, and the body in run() hears of it") {
   coir::runtime rt(runtime_options().loops(2));
   CHECK_THROWS_WITH(rt.run([&] {
@@ -235,6 +257,36 @@ TEST_CASE("a runtime that cannot be made leaves nothing behind, and says why") {
   CHECK_THROWS_AS(coir::runtime(runtime_options().loops(4).loop(coir::loop_options().backend(&none))), std::runtime_error);
 }
 
+TEST_CASE("a runtime some of whose loops cannot be made ends the others, however far they got") {
+  coir::backend_report();  // decided while there are descriptors
+  unsigned refused = 0;
+  for (int round = 0; round < rounds(5); ++round) {
+    for (unsigned spare = 0; spare < 40; spare += 3) {
+      const support::descriptor_limit few(spare);
+      try {
+        coir::runtime rt(runtime_options().loops(6));
+      } catch (const std::system_error& error) {
+        CHECK(error.code() == std::errc::too_many_files_open);
+        ++refused;
+      }
+    }
+  }
+  CHECK(refused != 0);
+}
+
+// In a child, where the thread sanitizer's own thread would be refused too.
+#if !COIR_TEST_NO_THREADS_AFTER_FORK
+TEST_CASE("a runtime that gets no thread says which of how many was refused") {
+  const auto ended = support::in_child([] {
+    support::forbid({SYS_clone, SYS_clone3}, EAGAIN);
+    const coir::runtime none(runtime_options().loops(3).names("worker"));
+  });
+  CHECK(ended.exit_code == 1);
+  CHECK(ended.text ==
+        "exception: starting thread worker-0 of a runtime of 3 loops: Resource temporarily unavailable\n");
+}
+#endif
+
 TEST_CASE("wait() in a fiber is a mistake that is named") {
   coir::runtime rt(runtime_options().loops(1));
   coir::run([&] { CHECK_THROWS_AS(rt.wait(), std::logic_error); });
@@ -248,6 +300,18 @@ TEST_CASE("a failure that nobody asks for, even the runtime, is told on standard
   });
   CHECK(ended.exit_code == 0);
   CHECK(ended.text == "coir: what a runtime ended with was never asked for: lost\n");
+}
+
+TEST_CASE("so is one that comes when wait() has returned, of the last handle that goes") {
+  const auto ended = support::in_child([] {
+    coir::runtime rt(runtime_options().loops(1));
+    const auto f = rt.spawn_on(0, [] { throw crash("late"); });
+    f.wait_for(10s);
+    rt.stop();
+    rt.wait();
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK(ended.text == "coir: what a runtime ended with was never asked for: late\n");
 }
 
 TEST_CASE("a child process has no threads of its parent's runtime, and is told so") {
@@ -273,11 +337,40 @@ TEST_CASE("a child process has no threads of its parent's runtime, and is told s
   CHECK(f.state() != coir::remote_state::dead);
 }
 
+TEST_CASE("in a child process nobody waits for a fiber of its parent's that had not ended") {
+  coir::runtime rt(runtime_options().loops(1));
+  auto lives = rt.spawn_on(0, for_ever);
+  auto dead = rt.spawn_on(0, [] { return 3; });
+  CHECK(dead.get() == 3);
+  const auto ended = support::in_child([&] {
+    const auto refused = [](auto&& wait) {
+      try {
+        wait();
+      } catch (const std::logic_error& error) {
+        if (std::string(error.what()).find("in a child process (fork)") != std::string::npos) return;
+      }
+      throw std::runtime_error("it was not refused");
+    };
+    refused([&] { lives.get(); });
+    refused([&] { lives.wait_for(1h); });
+    coir::run([&] { refused([&] { coir::await(lives.join()); }); });
+    if (dead.get() != 3) throw std::runtime_error("what had ended is not there");
+  });
+  CHECK(ended.exit_code == 0);
+  CHECK(ended.text.empty());
+}
+
 TEST_CASE("a runtime that is destroyed by its own fiber ends the program, and says so") {
-  const auto ended = support::in_child([] {
+  const bool in_run = GENERATE(false, true);
+  const auto ended = support::in_child([&] {
     auto rt = std::make_unique<coir::runtime>(runtime_options().loops(1));
-    auto f = rt->spawn_on(0, [&] { rt.reset(); });
-    f.get();
+    if (in_run) {
+      coir::runtime& entered = *rt;
+      entered.run([&] { rt.reset(); });
+    } else {
+      auto f = rt->spawn_on(0, [&] { rt.reset(); });
+      f.get();
+    }
   });
   CHECK(ended.signal == SIGABRT);
   CHECK(ended.text == "coir: a runtime was destroyed by one of its own fibers\n");

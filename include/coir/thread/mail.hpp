@@ -145,11 +145,11 @@ class mail_link {
   static mail* chain_of(std::uintptr_t word) noexcept { return reinterpret_cast<mail*>(word & ~std::uintptr_t{all_flags}); }
   ~mail_link() = default;
   bool mark(std::uintptr_t flags, std::uintptr_t unless) noexcept;
-  void tell() noexcept;
+  bool tell(const mail* mine) noexcept;
   void knocked();
   // The loop's thread: a knock that brings nothing.
   void call() noexcept;
-  void unreachable() noexcept;
+  bool unreachable(const mail* spared) noexcept;
   // The loop's thread: takes the chain, and leaves of the flags only those.
   mail_batch take(std::uintptr_t keep) noexcept;
   bool empty() const noexcept { return chain_of(word_.load(std::memory_order_relaxed)) == nullptr; }

@@ -13,11 +13,14 @@
 //          that was given is moved to the other loop, runs there and is destroyed there. take() while others still read
 //          what join() gave them is a race.
 // Lifetime handles may outlive the runtime: its fibers ended with it, and what became of them can still be asked.
+// Fork     in a child process whoever would wait for a fiber that had not ended gets std::logic_error: its thread is the
+//          parent's. cancel() and interrupt() do nothing there.
 // Cancel   join() and take() abort now. cancel() comes when the other loop looks: a fiber that never waits hears nothing.
 // Errors   what the fiber threw is thrown by every join, take and get, also late ones. One that was cancelled, or spawned
 //          when its loop had ended: std::system_error with std::errc::operation_canceled. A failure that nobody has
 //          asked for when the last handle goes ends the runtime (coir/thread/runtime.hpp); with report_failure it is
-//          told to the failure handler of that loop instead, and nobody else is touched.
+//          told to the failure handler of that loop instead, or on standard error when the system gave no memory for
+//          the fiber, and nobody else is touched.
 // Cost     two allocations and a post to spawn; a lock, and a post to each loop that waits, at its end. While a fiber
 //          waits in join() that is no deadlock.
 // See      coir/thread/runtime.hpp; coir/fiber/fiber.hpp
@@ -69,6 +72,8 @@ class remote_options {
   bool report_ = false;
 };
 
+class remote_core;
+
 // One loop of a runtime, as its fibers and those who hold them see it.
 class remote_home {
  public:
@@ -79,13 +84,13 @@ class remote_home {
 
   virtual ~remote_home() = default;
   // Any thread.
+  // std::logic_error in a forked child, where nobody will ever end.
+  virtual void check_process() const = 0;
   virtual void ended() noexcept = 0;
   virtual void failed(std::exception_ptr why) noexcept = 0;
-  // Its thread.
-  virtual void report(const fiber_base& which, std::exception_ptr why) noexcept = 0;
+  // Its thread. `which`: null when there was no fiber to be had.
+  virtual void report(const remote_core& whom, const fiber_base* which, std::exception_ptr why) noexcept = 0;
 };
-
-class remote_core;
 
 // Who wants to know of the end of a remote fiber.
 class remote_waiter : public list_node {
