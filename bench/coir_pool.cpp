@@ -4,6 +4,7 @@
 
 #include <coir/coir.hpp>
 
+#include <chrono>
 #include <vector>
 
 namespace {
@@ -23,6 +24,16 @@ double coroutine_round_trip() {
   program here;
   return micro::ns_per_iteration([&](std::size_t iterations) {
     coir::run(call_often(here.threads, iterations));
+    return iterations;
+  });
+}
+
+// The pool's thread and the loop look for each other before they sleep.
+double spinning_round_trip(coir::duration loop_spin) {
+  constexpr auto spin = std::chrono::microseconds(20);
+  coir::pool threads(coir::pool_options().threads(pools::threads).spin(spin));
+  return micro::ns_per_iteration([&](std::size_t iterations) {
+    coir::run(call_often(threads, iterations), coir::run_options().loop(coir::loop_options().spin(loop_spin)));
     return iterations;
   });
 }
@@ -64,7 +75,11 @@ double fan_out(const pools::fan_out& how) {
 
 int main(int argc, char** argv) {
   std::vector<micro::bench_case> cases{{"pool/round-trip", "coir", "ns", coroutine_round_trip},
-                                       {"pool/round-trip", "coir-stack", "ns", stack_round_trip}};
+                                       {"pool/round-trip", "coir-stack", "ns", stack_round_trip},
+                                       {"pool/round-trip", "coir-pool-spins", "ns",
+                                        [] { return spinning_round_trip(coir::duration::zero()); }},
+                                       {"pool/round-trip", "coir-both-spin", "ns",
+                                        [] { return spinning_round_trip(std::chrono::microseconds(20)); }}};
   for (const pools::fan_out& each : pools::fans) {
     cases.push_back({each.name, "coir", "ns", [&each] { return fan_out(each); }});
   }

@@ -1,5 +1,5 @@
-// Teaches: calls that block. A service looks up host names with getaddrinfo(3), which may block for seconds; threads
-// of a pool do that, and the loop goes on serving everybody else.
+// Teaches: calls that block. A service on all processors looks up host names with getaddrinfo(3), which may block for
+// seconds; threads of one pool do that for all loops, which go on serving everybody else.
 //
 // Try it:  build/test/examples/look_up 7000
 //          nc 127.0.0.1 7000                             and type names: localhost, 127.1, nowhere.invalid
@@ -13,6 +13,10 @@
 //   1 > 1.2.3.4.5
 //   1 < 1.2.3.4.5 is nowhere
 //   2 end
+//   3 > 127.2
+//   4 > 127.3
+//   4 < 127.3 is 127.0.0.3
+//   3 < 127.2 is 127.0.0.2
 //
 // OUTPUT
 //   listening on 127.0.0.1:PORT
@@ -56,19 +60,28 @@ coir::task<> serve(coir::net::tcp_stream peer, coir::pool& threads) {
 }
 // README end
 
-coir::task<int> listen_and_serve(coir::net::address where) {
-  coir::pool threads(coir::pool_options().threads(8));
-  coir::net::tcp_listener listener(where);
-  example::announce(listener);
-  co_await coir::with_nursery([&](coir::nursery& n) -> coir::task<> {
-    for (;;) {
-      coir::net::tcp_stream peer = co_await listener.accept();
-      n.spawn(serve(std::move(peer), threads), coir::report_failure);
-    }
-  });
-  co_return 0;
+coir::task<> accept_all(coir::net::tcp_listener listener, coir::pool& threads) {
+  for (;;) {
+    coir::net::tcp_stream peer = co_await listener.accept();
+    coir::spawn(serve(std::move(peer), threads), coir::report_failure);
+  }
+}
+
+// This thread's loop chooses the port and serves, and so do all others, with a listener each.
+coir::task<> serve_everywhere(coir::runtime& rt, coir::pool& threads, coir::net::address where) {
+  const auto shared = coir::net::tcp_listener_options().reuse_port(true);
+  coir::net::tcp_listener mine(where, shared);
+  const coir::net::address chosen = mine.local_address();
+  rt.spawn_on_all([chosen, shared, &threads] { return accept_all(coir::net::tcp_listener(chosen, shared), threads); });
+  example::announce(mine);
+  co_await accept_all(std::move(mine), threads);
 }
 
 int main(int argc, char** argv) {
-  return example::run_server(argc, argv, [](coir::net::address where) { return coir::run(listen_and_serve(where)); });
+  return example::run_server(argc, argv, [](coir::net::address where) {
+    coir::pool threads(coir::pool_options().threads(8));
+    coir::runtime rt;
+    rt.run(serve_everywhere(rt, threads, where));
+    return 0;
+  });
 }

@@ -1,6 +1,7 @@
 #include <coir/loop/loop.hpp>
 
 #include <coir/base/error.hpp>
+#include <coir/base/relax.hpp>
 
 #include "backend_epoll.hpp"
 #include "backend_uring.hpp"
@@ -63,15 +64,6 @@ backend_choice decide() {
   const std::unique_ptr<backend> trial = make_uring_backend(trace, settings, refusal);
   if (trial == nullptr) return {backend_kind::epoll, "epoll: io_uring is refused: " + refusal.why};
   return {backend_kind::uring, "io_uring: the kernel has it"};
-}
-
-// Tells the processor that it is waiting for another.
-void relax() noexcept {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
 }
 
 sigset_t only(int signal) noexcept {
@@ -399,7 +391,7 @@ loop::spun loop::spin(instant deadline, std::size_t& found) {
         spin_ = spin_max_;
         return spun::helped;
       }
-      relax();
+      priv::relax();
     }
     now = steady_now();
   }

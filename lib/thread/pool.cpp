@@ -82,7 +82,8 @@ pool_core::pool_core(const pool_options& options)
       limit_(options.limit_),
       process_(forks.load(std::memory_order_relaxed)),
       queue_(*this, {options.limit_, most_of(options.most_), options.least_,
-                     std::clamp(options.idle_, duration::zero(), idle_at_most)}) {
+                     std::clamp(options.idle_, duration::zero(), idle_at_most),
+                     std::max(options.spin_, duration::zero())}) {
   if (options.least_ > most_of(options.most_)) {
     throw_misuse(fmt::format("pool {}: {} threads are to be kept, of at most {}", name_, options.least_,
                              most_of(options.most_)));

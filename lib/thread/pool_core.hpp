@@ -50,6 +50,7 @@ class pool_core final : pool_queue::crew {
 
   ~pool_core() = default;
   bool one_more(list<pool_queue::worker>& left, bool first, std::error_code& error) noexcept override;
+  instant now() const noexcept override { return steady_now(); }
   void work(worker& self) noexcept;
   void run(priv::pool_job& what) noexcept;
 

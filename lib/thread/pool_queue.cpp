@@ -1,6 +1,9 @@
 #include "pool_queue.hpp"
 
+#include <coir/base/relax.hpp>
+
 #include <algorithm>
+#include <utility>
 
 namespace coir {
 
@@ -13,10 +16,13 @@ pool_queue::answer pool_queue::submit(priv::pool_job& what, bool only_if_room, s
   }
   jobs_.push_back(what);
   ++length_;
+  if (looks_out_ != nullptr) {
+    call(*std::exchange(looks_out_, nullptr));
+    return answer::taken;
+  }
   if (!idle_.empty()) {
     worker& next = idle_.pop_front();
-    --stats_.idle;
-    next.awake = true;
+    call(next);
     held.unlock();
     next.called.notify_one();
     return answer::taken;
@@ -43,9 +49,23 @@ priv::pool_job* pool_queue::first() noexcept {
 }
 
 void pool_queue::rest(worker& self) noexcept {
-  self.awake = false;
-  idle_.push_front(self);
+  self.awake.store(false, std::memory_order_relaxed);
   ++stats_.idle;
+  if (spin_ != duration::zero() && looks_out_ == nullptr) {
+    looks_out_ = &self;
+  } else {
+    idle_.push_front(self);
+  }
+}
+
+// Relaxed: what is to be seen then is seen with the lock.
+void pool_queue::call(worker& whom) noexcept {
+  whom.awake.store(true, std::memory_order_relaxed);
+  --stats_.idle;
+}
+
+void pool_queue::look_out(const worker& self, instant until) const noexcept {
+  while (!self.awake.load(std::memory_order_relaxed) && crew_.now() < until) priv::relax();
 }
 
 priv::pool_job* pool_queue::next(worker& self, priv::pool_job* done) noexcept {
@@ -55,16 +75,36 @@ priv::pool_job* pool_queue::next(worker& self, priv::pool_job* done) noexcept {
     priv::pool_job* const next = first();
     // It is free before it says so: whoever hears of a job and gives the next at once finds a thread for it.
     if (next == nullptr && !ending_) rest(self);
-    if (done != nullptr) {
+    const bool looks = looks_out_ == &self;
+    if (done != nullptr || looks) {
+      const duration spin = spin_;
       held.unlock();
-      done->kind_->finish(*done);
-      if (next != nullptr) return next;
+      if (done != nullptr) done->kind_->finish(*done);
       done = nullptr;
+      if (looks) look_out(self, after(crew_.now(), spin));
+      if (next != nullptr) return next;
       held.lock();
     }
     if (next != nullptr) return next;
     if (ending_) break;
-    if (self.called.wait_for(held, limits_.idle, [&] { return self.awake; })) continue;
+    if (looks) {
+      if (looks_out_ != &self) {
+        ++stats_.spins_helped;
+        spin_ = limits_.spin;
+        continue;
+      }
+      looks_out_ = nullptr;
+      idle_.push_front(self);
+      ++stats_.spins_in_vain;
+      spin_ /= 2;
+    }
+    const bool spins = limits_.spin != duration::zero();
+    const instant began = spins ? crew_.now() : instant();
+    if (self.called.wait_for(held, limits_.idle, [&] { return self.awake.load(std::memory_order_relaxed); })) {
+      // Had it looked as long as it may, would it have been there for that call?
+      if (spins && crew_.now() - began < limits_.spin) spin_ = limits_.spin;
+      continue;
+    }
     self.unlink();
     --stats_.idle;
     if (stats_.threads > limits_.kept) {
@@ -97,10 +137,10 @@ long pool_queue::ahead_of(const priv::pool_job& what) const noexcept {
 void pool_queue::end() noexcept {
   std::unique_lock held(lock_);
   ending_ = true;
+  if (looks_out_ != nullptr) call(*std::exchange(looks_out_, nullptr));
   while (!idle_.empty()) {
     worker& next = idle_.pop_front();
-    --stats_.idle;
-    next.awake = true;
+    call(next);
     next.called.notify_one();
   }
   // One by one: until it is dropped, whoever waits for it may take it back.

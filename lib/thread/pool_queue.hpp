@@ -1,10 +1,11 @@
-// What a pool is but for its threads: the jobs, those who wait for one, and the one lock around both. Whose threads they
-// are and how they begin is its crew's business, so that a test can have it tried by threads of another kind
+// What a pool is but for its threads: the jobs, those who wait for one, and the one lock around both. Whose threads
+// they are and how they begin is its crew's business, so that a test can have it tried by threads of another kind
 // (tests/thread/model_pool_test.cpp). Private to lib/thread.
 #pragma once
 
 #include "lock.hpp"
 
+#include <coir/base/atomic.hpp>
 #include <coir/base/list.hpp>
 #include <coir/base/time.hpp>
 #include <coir/thread/pool.hpp>
@@ -22,13 +23,14 @@ class pool_queue {
   // destroyed before the queue: whoever calls one out of its sleep does so without the lock.
   struct worker : list_node {
     thread_condition called;
-    bool awake = true;
+    coir::atomic<bool> awake{true};
   };
   class crew {
    public:
     // With the lock. True: one more thread will call next(), as a worker that has left, or a new one. False: none; why
     // not, if it was tried, as it must be for the first.
     virtual bool one_more(list<worker>& left, bool first, std::error_code& error) noexcept = 0;
+    virtual instant now() const noexcept = 0;
 
    protected:
     ~crew() = default;
@@ -38,10 +40,11 @@ class pool_queue {
     unsigned threads;
     unsigned kept;
     duration idle;
+    duration spin;
   };
   enum class answer : std::uint8_t { taken, full, ending, no_thread };
 
-  pool_queue(crew& threads, const limits& at) noexcept : crew_(threads), limits_(at) {}
+  pool_queue(crew& threads, const limits& at) noexcept : crew_(threads), limits_(at), spin_(at.spin) {}
   pool_queue(const pool_queue&) = delete;
   ~pool_queue() {
     while (!left_.empty()) left_.pop_front();
@@ -64,6 +67,9 @@ class pool_queue {
   // With the lock; null: there is nothing to do.
   priv::pool_job* first() noexcept;
   void rest(worker& self) noexcept;
+  void call(worker& whom) noexcept;
+  // Without it: looks for a while whether it is called.
+  void look_out(const worker& self, instant until) const noexcept;
 
   crew& crew_;
   const limits limits_;
@@ -72,6 +78,8 @@ class pool_queue {
   list<priv::pool_job> jobs_;
   std::size_t length_ = 0;  // of that
   list<worker> idle_;       // the one that has worked last first: the others may leave
+  worker* looks_out_ = nullptr;  // idle as well, and called before the others; at most one, as it costs a processor
+  duration spin_;                // as long as it helps
   list<worker> left_;       // without a thread, or with one that has let go of everything else
   pool_stats stats_;
   bool ending_ = false;

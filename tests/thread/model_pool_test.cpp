@@ -41,8 +41,8 @@ struct job final : coir::priv::pool_job {
 
 // A queue whose threads are the model's, each of which may be called to work once.
 struct scene final : coir::pool_queue::crew {
-  explicit scene(unsigned threads, unsigned kept = 0, std::size_t room = 100)
-      : queue(*this, {room, threads, kept, coir::duration(1)}) {}
+  explicit scene(unsigned threads, unsigned kept = 0, std::size_t room = 100, int looks = 0)
+      : queue(*this, {room, threads, kept, coir::duration(1), coir::duration(looks)}) {}
   ~scene() {
     for (auto& each : places) each.unlink();
   }
@@ -65,6 +65,8 @@ struct scene final : coir::pool_queue::crew {
     places_of[called++] = place;
     return true;
   }
+  // Goes on by being read: the same in each run with the same orders.
+  coir::instant now() const noexcept override { return coir::instant(coir::duration(++readings)); }
   void work(std::size_t number) {
     // Those that were not needed end one by one, as there is nothing to try in that.
     model::wait([this, number] { return called > number || (closed && over == number); });
@@ -102,6 +104,7 @@ struct scene final : coir::pool_queue::crew {
   std::size_t threads_of = 0;  // the model has so many
   std::size_t called = 0;
   std::size_t over = 0;
+  mutable int readings = 0;
   bool closed = false;
   std::vector<const job*> order;
 };
@@ -120,7 +123,8 @@ void job::finish(pool_job& mine) noexcept {
 }
 
 struct four_jobs {
-  explicit four_jobs(unsigned threads, unsigned kept = 0, std::size_t room = 100) : pool(threads, kept, room) {}
+  template <class... Limits>
+  explicit four_jobs(Limits... limits) : pool(limits...) {}
   scene pool;
   job a{pool};
   job b{pool};
@@ -186,6 +190,46 @@ TEST_CASE("a job that is given while a pool's thread lies down is not slept over
         });
       },
       {.preemptions = 4});
+  CHECK(tried.failure == "");
+  CHECK(tried.runs > 100);
+}
+
+TEST_CASE("a job that is given while a pool's thread begins to look for one, looks, or gives up is not lost") {
+  for (const unsigned timeouts : {0U, 1U}) {
+    const auto tried = model::explore(
+        [](model::run& now) {
+          const auto shared = play(now, 2, 1U, 0U, 100U, 2);
+          now.thread([shared] {
+            shared->pool.submit(shared->a);
+            shared->pool.wait_for(shared->a);
+            shared->pool.submit(shared->b);
+            shared->pool.wait_for(shared->b);
+            shared->pool.end();
+          });
+        },
+        {.timeouts = timeouts});
+    CHECK(tried.failure == "");
+    CHECK(tried.runs > 100);
+  }
+}
+
+TEST_CASE("of two threads of a pool one looks for jobs and one sleeps, and both are called") {
+  const auto tried = model::explore(
+      [](model::run& now) {
+        const auto shared = play(now, 2, 2U, 0U, 100U, 2);
+        now.thread([shared] {
+          shared->pool.submit(shared->a);
+          shared->pool.submit(shared->b);
+          shared->pool.wait_for(shared->a);
+          shared->pool.wait_for(shared->b);
+          shared->pool.submit(shared->c);
+          shared->pool.submit(shared->d);
+          shared->pool.wait_for(shared->c);
+          shared->pool.wait_for(shared->d);
+          shared->pool.end();
+        });
+      },
+      {.preemptions = 1});
   CHECK(tried.failure == "");
   CHECK(tried.runs > 100);
 }

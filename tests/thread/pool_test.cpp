@@ -113,6 +113,25 @@ TEST_CASE("jobs begin in the order in which they were given") {
   CHECK(std::is_sorted(order.begin(), order.end()));
 }
 
+TEST_CASE("a thread that looks for a job is called without being woken; a pool ends while one looks") {
+  pool threads(pool_options().threads(1).spin(1h));
+  for (int i = 0; i < 10; ++i) {
+    CHECK(ask(threads, [i] { return i; }) == i);
+    until([&] { return threads.stats().idle == 1; });
+  }
+  CHECK(threads.stats().spins_helped == 9);
+  CHECK(threads.stats().spins_in_vain == 0);
+  CHECK(threads.stats().threads_started == 1);
+}
+
+TEST_CASE("a thread that has looked in vain lies down, and is woken as any other") {
+  pool threads(pool_options().threads(1).spin(1us));
+  CHECK(ask(threads, [] { return 1; }) == 1);
+  until([&] { return threads.stats().spins_in_vain == 1; });
+  CHECK(threads.stats().idle == 1);
+  CHECK(ask(threads, [] { return 2; }) == 2);
+}
+
 TEST_CASE("a full pool takes nothing: try_post says no, post throws and says which pool and how many") {
   turnstile gate;
   std::atomic<int> ran = 0;

@@ -27,8 +27,8 @@
 // Errors   std::system_error: EAGAIN, posting to a full pool; ECANCELED, to one that is ending; what the system says
 //          when not even a first thread can be started (with one or more, it goes on with those). std::logic_error:
 //          no threads at all, a queue of nothing, in a child process. What a posted job throws goes to on_failure().
-// Cost     a job: a lock to give it and one to begin it, and a futex(2) when somebody sleeps. A post allocates; an
-//          offload does not.
+// Cost     a job: a lock to give it and one to begin it, and a futex(2) when somebody sleeps (pool_options::spin is
+//          against that). A post allocates; an offload does not.
 // See      coir/thread/offload.hpp; lib/thread/NOTE.md, which says why there is one queue
 #pragma once
 
@@ -66,6 +66,14 @@ class pool_options {
   pool_options& idle(std::chrono::duration<Rep, Period> time) noexcept {
     return idle_ = saturated(time), *this;
   }
+  // Before it sleeps a thread looks so long for a job, so that who gives one soon need not wake it; one at a time does.
+  // It costs processor time; for jobs that are short and follow each other, where there are processors to spare. It
+  // looks half as long after each time in vain, and again as long when a job came soon after it lay down. The other half
+  // of the way there and back is the loop's: loop_options::spin. 0, the default: not at all.
+  template <class Rep, class Period>
+  pool_options& spin(std::chrono::duration<Rep, Period> at_most) noexcept {
+    return spin_ = saturated(at_most), *this;
+  }
   // Before the number, as in coir-pool-1. The kernel shows 15 bytes: of a long name the end is cut off.
   pool_options& name(std::string prefix) noexcept { return name_ = std::move(prefix), *this; }
   // Hears, on the job's thread, what a posted job threw; must not throw itself. Without one it is a line on
@@ -80,6 +88,7 @@ class pool_options {
   job_failure_handler on_failure_;
   std::size_t limit_ = 1024;
   duration idle_ = std::chrono::seconds(10);
+  duration spin_ = duration::zero();
   unsigned most_ = 0;
   unsigned least_ = 0;
 };
@@ -98,6 +107,8 @@ struct pool_stats {
   std::uint64_t withdrawn = 0;  // taken out before they began
   std::uint64_t dropped = 0;    // the pool ended before they began
   std::uint64_t refused = 0;    // there was no room
+  std::uint64_t spins_helped = 0;  // a job came while a thread looked for one (pool_options::spin)
+  std::uint64_t spins_in_vain = 0;
 };
 
 class pool_core;
