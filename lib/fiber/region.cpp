@@ -297,6 +297,14 @@ void fiber_base::throw_interruption(coir::cancelled why) {
   throw why.because_of(origin);
 }
 
+void fiber_base::forgive(const coir::cancelled& why) noexcept {
+  // The origin may be gone: it is compared, and not looked at.
+  for (region* each = &innermost_region();; each = each->parent_) {
+    if (each == why.origin()) each->state_ &= static_cast<std::uint8_t>(~region::told);
+    if (each->is_body()) return;
+  }
+}
+
 std::exception_ptr fiber_base::take_interrupt() noexcept {
   cold* const mine = cold_part();
   if (mine == nullptr || mine->interrupt == nullptr) return nullptr;

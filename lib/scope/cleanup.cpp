@@ -23,9 +23,13 @@ void two_endings::settle(bool in_time) {
   }
   if (body_ != nullptr && !is_cancellation(body_)) {
     if (cleanup_ != nullptr && !is_cancellation(cleanup_)) keep_failure(cleanup_);
+    forgive_cancellation(cleanup_);
     std::rethrow_exception(body_);
   }
-  if (cleanup_ != nullptr && !is_cancellation(cleanup_)) std::rethrow_exception(cleanup_);
+  if (cleanup_ != nullptr && !is_cancellation(cleanup_)) {
+    forgive_cancellation(body_);
+    std::rethrow_exception(cleanup_);
+  }
   if (body_ != nullptr) std::rethrow_exception(body_);
   if (cleanup_ != nullptr) std::rethrow_exception(cleanup_);
 }

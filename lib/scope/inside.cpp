@@ -39,7 +39,10 @@ void inside::leave_and_throw() {
   self.keep_failures(where_.other_failures());
   const bool incomplete = waited_ && rest_ == rest::is_awaited && where_.lost_child();
   where_.leave();
-  if (where_.failure() != nullptr) std::rethrow_exception(where_.failure());
+  if (where_.failure() != nullptr) {
+    priv::forgive_cancellation(foreign_);
+    std::rethrow_exception(where_.failure());
+  }
   if (foreign_ != nullptr) std::rethrow_exception(foreign_);
   // Children that were to come to their end have not: it would be a lie to go on as if they had.
   if (incomplete) self.check_interrupted();
@@ -50,6 +53,16 @@ void priv::keep_failure(std::exception_ptr why) noexcept {
     running_fiber().keep_failures({std::move(why)});
   } catch (const std::bad_alloc&) {
     // Then it is not.
+  }
+}
+
+void priv::forgive_cancellation(const std::exception_ptr& unheard) noexcept {
+  if (unheard == nullptr) return;
+  try {
+    std::rethrow_exception(unheard);
+  } catch (const cancelled& why) {
+    running_fiber().forgive(why);
+  } catch (...) {
   }
 }
 

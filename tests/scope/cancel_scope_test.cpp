@@ -1,5 +1,6 @@
 #include "fiber/counted.hpp"
 #include "fiber/hand_op.hpp"
+#include "fiber/until.hpp"
 #include "surfaces.hpp"
 
 #include "support/catch.hpp"
@@ -466,6 +467,68 @@ TEST_CASE("a cancellation that is swallowed comes back and is counted") {
     }))));
     CHECK(caught == 3);
     CHECK(coir::running_fiber().home().stats().swallowed == 3);
+  });
+}
+
+TEST_CASE("a cancellation in whose place a region throws a failure comes back, and was not swallowed") {
+  on_both([](auto s) {
+    const auto stubborn = [&] {
+      try {
+        s.wait(coir::sleep_until(coir::never));
+      } catch (const coir::cancelled&) {
+        throw std::runtime_error("when stopped");
+      }
+    };
+    const auto child_fails = [&] {
+      const auto body = [&](coir::nursery& n) {
+        n.spawn(s.child(stubborn));
+        s.wait(coir::yield());
+        s.wait(coir::sleep_until(coir::never));
+      };
+      surfaces::get(s, [&] { return coir::with_nursery(s.body(body)); });
+    };
+    const auto cleanup_fails = [&] {
+      const auto waits = [&] { s.wait(coir::sleep_until(coir::never)); };
+      const auto fails = [] { throw std::runtime_error("cleanup"); };
+      surfaces::get(s, [&] {
+        auto body = s.body(waits);
+        auto cleanup = s.body(fails);
+        return coir::with_cleanup(body, cleanup);
+      });
+    };
+    int failures = 0;
+    for (const bool in_cleanup : {false, true}) {
+      coir::cancel_scope scope;
+      coir::spawn([&] {
+        s.wait(coir::yield());
+        s.wait(coir::yield());
+        scope.cancel();
+      });
+      CHECK_FALSE(s.get(scope.run(s.body([&] {
+        try {
+          in_cleanup ? cleanup_fails() : child_fails();
+        } catch (const std::runtime_error&) {
+          ++failures;
+        }
+        s.wait(coir::yield());
+      }))));
+    }
+    CHECK(failures == 2);
+    CHECK(coir::running_fiber().home().stats().swallowed == 0);
+    // Code that turns one into a failure, and goes on, has swallowed it all the same; one that ends with it has not.
+    auto ends = coir::spawn(s.child(stubborn));
+    auto goes_on = coir::spawn(s.child([&] {
+      try {
+        stubborn();
+      } catch (const std::runtime_error&) {
+      }
+      s.wait(coir::yield());
+    }));
+    support::until([&] { return support::waiting(ends) && support::waiting(goes_on); });
+    for (auto* each : {&ends, &goes_on}) each->cancel();
+    CHECK_THROWS_WITH(s.wait(ends.join()), "when stopped");
+    CHECK_THROWS_AS(s.wait(goes_on.join()), std::system_error);
+    CHECK(coir::running_fiber().home().stats().swallowed == 1);
   });
 }
 

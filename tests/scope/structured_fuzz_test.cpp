@@ -7,6 +7,7 @@
 #include <coir/testing/seeds.hpp>
 #include <coir/testing/simulator.hpp>
 
+#include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <stdexcept>
@@ -60,6 +61,8 @@ class execution {
   // In the order in which it happened.
   const std::vector<std::pair<int, structured::nanoseconds>>& events() const { return events_; }
   int alive() const { return alive_; }
+  // What coir takes for a mistake, of which these programs have none: they catch failures only.
+  std::uint64_t swallowed() const { return swallowed_; }
 
  private:
   void begin_here() { begin_ = support::now(); }
@@ -74,7 +77,10 @@ class execution {
       of_.events_.emplace_back(id_, of_.now());
     }
     watch(const watch&) = delete;
-    ~watch() { --of_.alive_; }
+    ~watch() {
+      --of_.alive_;
+      of_.swallowed_ = coir::running_fiber().home().stats().swallowed;
+    }
     void end(outcome result) {
       of_.seen_[id_].end = of_.now();
       of_.seen_[id_].result = result;
@@ -288,6 +294,7 @@ class execution {
   std::map<int, std::function<void(const coir::fiber<void>&)>> adopt_;
   outcome root_;
   int alive_ = 0;
+  std::uint64_t swallowed_ = 0;
 };
 
 std::string difference(const structured::record& expected, const structured::record& seen) {
@@ -340,6 +347,7 @@ TEST_CASE("random trees of regions, cleanups, failures and moves end as the rule
       throw std::runtime_error("ended as " + structured::text(run.root()) + ", expected " + structured::text(root));
     }
     if (run.alive() != 0) throw std::runtime_error("something outlived the run");
+    if (run.swallowed() != 0) throw std::runtime_error("a cancellation counts as swallowed" + text_of(*program));
   });
 }
 

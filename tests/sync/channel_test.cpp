@@ -747,6 +747,90 @@ TEST_CASE("what Go promises of channels is true of ours") {
       CHECK(woken == 4);
     }
     {
+      INFO("close wakes all that send, and each panics; what was buffered is received, what they had is not");
+      coir::channel<int> ch(2);
+      wait(ch.send(1));
+      wait(ch.send(2));
+      int panicked = 0;
+      std::vector<coir::fiber<void>> all;
+      for (int i = 0; i < 4; ++i) {
+        all.push_back(coir::spawn([&] {
+          try {
+            wait(ch.send(9));
+          } catch (const coir::closed&) {
+            ++panicked;
+          }
+        }));
+      }
+      turns(2);
+      CHECK(ch.senders_waiting() == 4);
+      ch.close();
+      for (auto& each : all) coir::await(each.join());
+      CHECK(panicked == 4);
+      CHECK(drained(wait, ch) == ints{1, 2});
+    }
+    {
+      INFO("close takes nothing back: who was sent a value just before has it");
+      coir::channel<int> ch;
+      std::vector<coir::fiber<coir::received<int>>> all;
+      for (int i = 0; i < 2; ++i) all.push_back(coir::spawn([&] { return wait(ch.receive()); }));
+      turns(2);
+      CHECK(ch.try_send(7));
+      ch.close();
+      CHECK(wait(all[0].take()) == 7);
+      CHECK_FALSE(wait(all[1].take()));
+    }
+    {
+      INFO("len(ch) and cap(ch) of a closed channel are what they were; range over an empty one ends at once");
+      coir::channel<int> ch(3);
+      wait(ch.send(1));
+      ch.close();
+      CHECK(ch.size() == 1);
+      CHECK(ch.capacity() == 3);
+      CHECK(drained(wait, ch) == ints{1});
+      CHECK(ch.size() == 0);
+      CHECK(drained(wait, ch).empty());
+    }
+    {
+      INFO("without a buffer values meet their receivers first come, first served, on both sides");
+      coir::channel<int> ch;
+      std::string done;
+      auto all = senders(wait, ch, done, 4);
+      ints got;
+      for (int i = 0; i < 4; ++i) got.push_back(*wait(ch.receive()));
+      for (auto& each : all) coir::await(each.join());
+      CHECK(got == ints{0, 1, 2, 3});
+      CHECK(done == "0123");
+      std::vector<coir::fiber<coir::received<int>>> receivers;
+      for (int i = 0; i < 4; ++i) receivers.push_back(coir::spawn([&] { return wait(ch.receive()); }));
+      turns(2);
+      for (int i = 0; i < 4; ++i) wait(ch.send(i));
+      for (int i = 0; i < 4; ++i) CHECK(wait(receivers[static_cast<std::size_t>(i)].take()) == i);
+    }
+    {
+      INFO("the k-th receive comes before the end of send k + C, C being the capacity");
+      for (const std::size_t capacity : {0U, 1U, 3U}) {
+        coir::channel<int> ch(capacity);
+        std::size_t received = 0;
+        std::size_t sent = 0;
+        auto sender = coir::spawn([&] {
+          for (int i = 0; i < 20; ++i) {
+            wait(ch.send(i));
+            CHECK(++sent <= received + capacity + 1);
+          }
+          ch.close();
+        });
+        for (;;) {
+          turns(static_cast<int>(received % 3));
+          // What was handed to this fiber while it waited is received already: that is the one more.
+          if (!wait(ch.receive())) break;
+          ++received;
+        }
+        coir::await(sender.join());
+        CHECK(received == 20);
+      }
+    }
+    {
       INFO("select with a default: a send or receive that would block does not happen");
       coir::channel<int> ch(1);
       CHECK_FALSE(ch.try_receive());

@@ -268,6 +268,93 @@ const row rows[] = {
        CHECK(wins[0] > 400);
        CHECK(wins[1] > 400);
      }},
+    {"sending and receiving on one channel where both can be are as good as any two",
+     [] {
+       channel<int> both(2);
+       coir::await(both.send(0));
+       std::array<int, 2> wins{};
+       for (int i = 0; i < 1000; ++i) {
+         ++wins[coir::await(coir::select(both.send(i), both.receive())).index()];
+         if (both.size() == 0) both.try_send(0);
+         if (both.size() == 2) both.try_receive();
+       }
+       CHECK(wins[0] > 400);
+       CHECK(wins[1] > 400);
+     }},
+    {"a closed channel to send to is one that is ready: it is taken like the others, and fails",
+     [] {
+       channel<int> closed;
+       channel<int> full(1);
+       closed.close();
+       int failed = 0;
+       for (int i = 0; i < 1000; ++i) {
+         full.try_send(1);
+         try {
+           const std::size_t won = coir::await(coir::select(closed.send(1), full.receive())).index();
+           CHECK(won == 1);
+           CHECK(full.size() == 0);
+         } catch (const coir::closed&) {
+           ++failed;
+           CHECK(full.size() == 1);
+         }
+       }
+       CHECK(failed > 400);
+       CHECK(failed < 600);
+     }},
+    {"of several closed channels, one that has a value left, and one that is open, each comes in its turn",
+     [] {
+       channel<int> drained;
+       channel<int> rest(1000);
+       channel<int> open(1);
+       for (int i = 0; i < 1000; ++i) rest.try_send(i);
+       drained.close();
+       rest.close();
+       std::array<int, 3> wins{};
+       int next = 0;
+       for (int i = 0; i < 999; ++i) {
+         open.try_send(7);
+         auto got = coir::await(coir::select(drained.receive(), rest.receive(), open.receive()));
+         ++wins[got.index()];
+         if (got.index() == 0) CHECK_FALSE(std::get<0>(got));
+         if (got.index() == 1) CHECK(std::get<1>(got) == next++);
+         if (got.index() == 2) CHECK(std::get<2>(got) == 7);
+       }
+       for (const int each : wins) CHECK(each > 250);
+     }},
+    {"a closed channel is ready, so a default case is not taken",
+     [] {
+       channel<int> one;
+       channel<int> other;
+       one.close();
+       other.close();
+       CHECK(coir::await(coir::select(one.receive(), other.receive(), coir::otherwise)).index() < 2);
+     }},
+    {"what would be sent is evaluated once, whether it is sent or not, and what was not sent is nowhere",
+     [] {
+       channel<int> full(1);
+       channel<int> roomy(1);
+       coir::await(full.send(0));
+       int evaluated = 0;
+       const auto value = [&] { return ++evaluated; };
+       CHECK(coir::await(coir::select(full.send(value()), roomy.send(value()))).index() == 1);
+       CHECK(evaluated == 2);
+       CHECK(roomy.size() == 1);
+       CHECK(full.try_receive() == 0);
+       CHECK_FALSE(full.try_receive());
+     }},
+    {"who waits in a select when a channel is closed gets its end once, and what was sent before the close",
+     [] {
+       channel<int> a;
+       channel<int> b;
+       auto fiber = coir::spawn([&] { return coir::await(coir::select(a.receive(), b.receive())); });
+       turns();
+       CHECK(b.try_send(7));
+       a.close();
+       b.close();
+       auto got = coir::await(fiber.take());
+       REQUIRE(got.index() == 1);
+       CHECK(std::get<1>(got) == 7);
+     }},
     {"a stop is felt by a producer that nobody receives from",
      [] {
        channel<int> out;

@@ -178,6 +178,8 @@ class fiber_base : public waiter, private region {
 
   // Failures of its children that nothing will throw: for handle_base::other_failures().
   void keep_failures(const std::vector<std::exception_ptr>& others) noexcept;
+  // A failure is thrown in the place of this cancellation: whoever catches that has not swallowed it.
+  void forgive(const coir::cancelled& why) noexcept;
   // What interrupt() gave it and no suspend point has thrown yet.
   std::exception_ptr take_interrupt() noexcept;
 

@@ -175,6 +175,8 @@ namespace priv {
 
 // A failure that nothing will throw: it is one of the running fiber's other failures.
 void keep_failure(std::exception_ptr why) noexcept;
+// If it is a cancellation: a failure is thrown in its place, and nobody else will hear of it.
+void forgive_cancellation(const std::exception_ptr& unheard) noexcept;
 
 // Where a body runs: a holder has the region, and calls the body if it is a function. This one's belongs to
 // somebody else.
