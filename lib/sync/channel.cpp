@@ -1,6 +1,7 @@
 #include <coir/sync/channel.hpp>
 
 #include <coir/base/error.hpp>
+#include <coir/sync/holder.hpp>
 #include <coir/sync/inbox.hpp>
 
 #include "type_name.hpp"
@@ -32,7 +33,7 @@ void describe_channel(std::string& text, const channel_picture& what) {
   } else {
     text += fmt::format(", {} of {} there", what.size, what.capacity);
   }
-  if (what.before != 0) text += fmt::format(", behind {}", what.before);
+  describe_place(what.before, text);
 }
 
 void throw_inbox_full(const fiber_base& whose, const std::type_info& type, std::size_t capacity) {

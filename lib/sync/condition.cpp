@@ -52,7 +52,7 @@ abort_answer condition::condition_op::abort() noexcept {
 
 void condition::condition_op::describe(std::string& text) const {
   if (linked()) {
-    priv::describe_place_in(of_->waiting_, *this, text);
+    priv::describe_place(of_->waiting_.place_of(*this), text);
   } else if (back_.linked() && (notified_ || stopped_)) {
     text += notified_ ? ", notified, for a mutex" : ", cancelled, for a mutex";
     back_.describe(text);

@@ -1,5 +1,7 @@
 #include <coir/sync/holder.hpp>
 
+#include <coir/sync/wait_list.hpp>
+
 #include <fmt/format.h>
 
 namespace coir::priv {
@@ -30,7 +32,7 @@ void describe_holders(const fiber_home& home, const list<holder>& all, std::stri
 }
 
 void describe_place(std::size_t behind, std::string& text) {
-  if (behind != 0) text += fmt::format(", behind {}", behind);
+  if (behind != 0) text += fmt::format(", behind {}{}", behind, behind < places_told ? "" : " or more");
 }
 
 }  // namespace coir::priv

@@ -67,8 +67,11 @@ void mutex::held::refuse_unlock() const {
 
 void mutex::turn::describe(std::string& text) const {
   if (!linked()) return;
-  text += fmt::format(" held by {} since {}", priv::text_of(who_->home(), of_->owner_), priv::text_of(of_->since_));
-  priv::describe_place_in(of_->waiting_, *this, text);
+  const std::size_t behind = of_->waiting_.place_of(*this);
+  if (behind < priv::places_told) {
+    text += fmt::format(" held by {} since {}", priv::text_of(who_->home(), of_->owner_), priv::text_of(of_->since_));
+  }
+  priv::describe_place(behind, text);
 }
 
 }  // namespace coir

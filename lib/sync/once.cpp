@@ -31,8 +31,11 @@ abort_answer once::once_op::abort() noexcept {
 
 void once::once_op::describe(std::string& text) const {
   if (!linked()) return;
-  text += fmt::format(" done by {} since {}", priv::text_of(who_->home(), of_->runner_id_), priv::text_of(of_->since_));
-  priv::describe_place_in(of_->waiting_, *this, text);
+  const std::size_t behind = of_->waiting_.place_of(*this);
+  if (behind < priv::places_told) {
+    text += fmt::format(" done by {} since {}", priv::text_of(who_->home(), of_->runner_id_), priv::text_of(of_->since_));
+  }
+  priv::describe_place(behind, text);
 }
 
 void once::give(once_op& next) noexcept {

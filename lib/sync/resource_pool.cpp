@@ -89,8 +89,9 @@ void pool_base::pool_op::describe(std::string& text) const {
   if (!linked()) return;
   text += fmt::format(", {} of {} are out", of_->size_ - of_->available_, of_->limit_);
   if (of_->in_the_making_ != 0) text += fmt::format(" and {} in the making", of_->in_the_making_);
-  describe_holders(who_->home(), of_->lent_, text);
-  describe_place_in(of_->waiting_, *this, text);
+  const std::size_t behind = of_->waiting_.place_of(*this);
+  if (behind < places_told) describe_holders(who_->home(), of_->lent_, text);
+  describe_place(behind, text);
 }
 
 pool_right pool_base::right() noexcept {

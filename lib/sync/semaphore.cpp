@@ -31,8 +31,9 @@ abort_answer semaphore::acquire_op::abort() noexcept {
 void semaphore::acquire_op::describe(std::string& text) const {
   if (!linked()) return;
   text += fmt::format(" for {}, {} available", count_, of_->available_);
-  priv::describe_holders(who_->home(), of_->holders_, text);
-  priv::describe_place_in(of_->waiting_, *this, text);
+  const std::size_t behind = of_->waiting_.place_of(*this);
+  if (behind < priv::places_told) priv::describe_holders(who_->home(), of_->holders_, text);
+  priv::describe_place(behind, text);
 }
 
 std::optional<semaphore::permit> semaphore::try_acquire(std::size_t count, place at) {

@@ -30,8 +30,9 @@ abort_answer shared_mutex::turn::abort() noexcept {
 
 void shared_mutex::turn::describe(std::string& text) const {
   if (!linked()) return;
-  priv::describe_holders(who_->home(), of_->holders_, text);
-  priv::describe_place_in(of_->waiting_, *this, text);
+  const std::size_t behind = of_->waiting_.place_of(*this);
+  if (behind < priv::places_told) priv::describe_holders(who_->home(), of_->holders_, text);
+  priv::describe_place(behind, text);
 }
 
 void shared_mutex::give(guard& into, mode wanted, const fiber_base& who, place at) noexcept {

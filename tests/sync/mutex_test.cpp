@@ -361,6 +361,27 @@ TEST_CASE("the deadlock report names the fiber that has the mutex, and where it 
   }
 }
 
+TEST_CASE("a deadlock of many tells who has the lock where the first wait, and of those far behind that they are") {
+  const std::string said = deadlock_of([] {
+    mutex m;
+    coir::event never;
+    coir::with_nursery([&](coir::nursery& n) {
+      for (int i = 0; i < 5'000; ++i) {
+        n.spawn([](mutex& of, coir::event& end) -> coir::task<> {
+          auto held = co_await of.lock();
+          co_await end.wait();
+        }(m, never));
+      }
+    });
+  });
+  CHECK_THAT(said, Contains("fiber 3: waiting in mutex held by fiber 2 since "));
+  const std::size_t last_told = said.find("fiber 102: waiting in mutex held by fiber 2 since ");
+  REQUIRE(last_told != std::string::npos);
+  CHECK_THAT(said.substr(last_told, said.find('\n', last_told) - last_told), Contains(", behind 99 at "));
+  CHECK_THAT(said, Contains("fiber 103: waiting in mutex, behind 100 or more at "));
+  CHECK_THAT(said, Contains("fiber 5001: waiting in mutex, behind 100 or more at "));
+}
+
 TEST_CASE("a mutex counts how often it was taken, waited for, and given up") {
   support::on_both_surfaces([](auto wait) {
     mutex m;

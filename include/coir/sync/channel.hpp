@@ -77,7 +77,7 @@ struct channel_picture {
   const std::type_info* type;
   std::size_t size;
   std::size_t capacity;
-  std::size_t before;           // so many wait longer
+  std::size_t before;           // so many wait longer, or places_told
   const fiber_base* inbox_of;  // null: it is nobody's
 };
 void describe_channel(std::string& text, const channel_picture& what);
@@ -434,9 +434,7 @@ class channel {
   }
   template <class Op>
   void describe_wait(std::string& text, const wait_list<Op>& all, const Op& one) const {
-    std::size_t before = 0;
-    for (const Op* each = &all.front(); each != &one; each = all.after(*each)) ++before;
-    priv::describe_channel(text, {&typeid(T), size(), capacity_, before, inbox_of_});
+    priv::describe_channel(text, {&typeid(T), size(), capacity_, all.place_of(one), inbox_of_});
   }
 
   wait_list<channel_receive_op<T>> receivers_;

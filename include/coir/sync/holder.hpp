@@ -60,14 +60,7 @@ class holder : public list_node {
 std::string text_of(const fiber_home& home, std::uint64_t fiber);
 std::string text_of(place at);
 void describe_holders(const fiber_home& home, const list<holder>& all, std::string& text);
-// How many wait in front of it.
+// As wait_list::place_of() has it.
 void describe_place(std::size_t behind, std::string& text);
-
-template <class List, class Op>
-void describe_place_in(const List& waiting, const Op& one, std::string& text) {
-  std::size_t before = 0;
-  for (const Op* at = &waiting.front(); at != &one; at = waiting.after(*at)) ++before;
-  describe_place(before, text);
-}
 
 }  // namespace coir::priv

@@ -15,7 +15,8 @@
 //          cancelled.
 // Cancel   aborts now. One that has been handed its permits already gets them, and is cancelled at its next suspend
 //          point.
-// Errors   std::logic_error: none, or more than there can ever be, are wanted or released.
+// Errors   std::logic_error: none are wanted or released, or more are released than can be counted. To want more than
+//          there are is none: somebody may release() them.
 // Cost     15 ns to acquire what is there and to give it back. No allocation.
 // See      coir/scope/throttler.hpp: so many in a time; coir/sync/resource_pool.hpp
 #pragma once
