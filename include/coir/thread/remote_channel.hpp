@@ -182,6 +182,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] remote_send_op : public p
         if (ready == nullptr) ready = std::make_unique<priv::letter<T>>(std::move(*value_));
       } else {
         asking = new priv::asking_letter<T>(ready != nullptr ? std::move(ready->value) : std::move(*value_), *this, here());
+        ready.reset();
       }
     } while (!to_->room().compare_exchange_weak(room, room - 1, std::memory_order_acq_rel, std::memory_order_relaxed));
     if (room > 0) {
