@@ -78,6 +78,8 @@ class mail_link {
   // Room for so many more; negative: so many have asked for room and have none.
   atomic<std::ptrdiff_t>& room() noexcept { return room_; }
   void release() noexcept;
+  // Those who receive are fibers of that loop.
+  bool leads_to(const loop& which) const noexcept { return port_ == which.port(); }
 
  private:
   friend class mail_queue;

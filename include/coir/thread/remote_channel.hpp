@@ -15,7 +15,9 @@
 // Cancel   receive() aborts now, and takes nothing along. send(): now, and nothing was sent; later, when the channel has
 //          just taken the value: then it was sent.
 // Errors   send(): std::system_error with std::errc::broken_pipe when it is closed or gone, or is while it waits.
-// Cost     with room: as a mailbox, and one more atomic subtraction. Full: two messages, there and back.
+// Cost     with room: as a mailbox, and one more atomic subtraction. Full: two messages, there and back. While a fiber waits
+//          for room in a channel of another loop that is no deadlock; in one of its own loop it is, when nobody there can
+//          receive.
 // See      coir/thread/mailbox.hpp; lib/thread/NOTE.md
 #pragma once
 
@@ -131,7 +133,7 @@ class channel_send {
   void answered() noexcept;
   channel_request* asked_ = nullptr;
   waiter* told_ = nullptr;
-  std::optional<loop::hold> hold_;  // the channel's loop will answer
+  std::optional<loop::hold> hold_;  // another loop will answer
 };
 
 // The receivers' side.
