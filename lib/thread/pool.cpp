@@ -145,10 +145,14 @@ bool pool_core::start_thread(std::error_code& error) {
       free_.push_back(workers_.back().get());
     }
     worker& next = *free_.back();
-    // One that is just leaving has let go of everything but its thread.
-    if (next.thread.joinable()) next.thread.join();
+    // One that is just leaving has let go of everything but its thread, on which what jobs keep for it may be on its way
+    // out, and may use this pool: nobody waits for that under the lock.
+    if (next.thread.joinable()) next.before = std::move(next.thread);
     const all_signals_blocked inherited_by_it;
-    next.thread = std::thread([this, &next] { work(next); });
+    next.thread = std::thread([this, &next] {
+      if (next.before.joinable()) next.before.join();
+      work(next);
+    });
   } catch (const std::system_error& refusal) {
     error = refusal.code();
   } catch (const std::bad_alloc&) {
@@ -283,6 +287,7 @@ void pool_core::end() noexcept {
   held.unlock();
   for (const auto& each : workers_) {
     if (each->thread.joinable()) each->thread.join();
+    if (each->before.joinable()) each->before.join();
   }
 }
 

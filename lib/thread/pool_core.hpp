@@ -44,6 +44,7 @@ class pool_core {
   // Kept for the next thread when its own leaves: whoever calls one out of its sleep may do so without the lock.
   struct worker : list_node {
     std::thread thread;
+    std::thread before;  // the one whose place that has taken
     std::condition_variable called;
     unsigned number = 0;
     bool awake = true;
