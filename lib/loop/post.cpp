@@ -25,6 +25,8 @@ inbox::~inbox() {
 }
 
 void inbox::drop_some() noexcept {
+  // Who asked the loop to stop has what he wanted: it ends. With that asked for it would not sleep.
+  clear_stop();
   silence();
   if (fall_asleep()) {
     pollfd until{fd_.get(), POLLIN, 0};

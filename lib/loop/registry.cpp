@@ -1,12 +1,17 @@
 #include "registry.hpp"
 
+#include <coir/base/error.hpp>
+
 #include "signal_hub.hpp"
 #include "path_hub.hpp"
 #include "watch_set.hpp"
 
+#include <fmt/format.h>
 #include <pthread.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <limits>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -19,7 +24,7 @@ namespace {
 struct registry {
   std::mutex lock;
   std::vector<loop*> loops;
-  std::uint16_t made = 0;
+  std::uint16_t last = 0;  // number that was given
 };
 
 registry& all() {
@@ -53,8 +58,22 @@ void loop_registry::add(loop& made) {
   static const int installed = ::pthread_atfork(before_fork, in_parent, in_child);
   static_cast<void>(installed);
   const std::lock_guard held(all().lock);
+  made.trace_.loop = free_number();
   all().loops.push_back(&made);
-  made.trace_.loop = ++all().made;
+}
+
+// With the lock. The one that was given longest ago, none that a living loop has: 0 is that of none.
+std::uint16_t loop_registry::free_number() {
+  constexpr std::size_t numbers = std::numeric_limits<std::uint16_t>::max();
+  std::vector<loop*>& loops = all().loops;
+  if (loops.size() >= numbers) {
+    throw_error(EAGAIN, fmt::format("making a loop: there are {} in this process, and no number is free", loops.size()));
+  }
+  std::uint16_t& last = all().last;
+  do {
+    ++last;
+  } while (last == 0 || std::any_of(loops.begin(), loops.end(), [&](const loop* each) { return each->number() == last; }));
+  return last;
 }
 
 void loop_registry::remove(loop& gone) noexcept {

@@ -10,7 +10,7 @@ namespace coir {
 
 class loop_registry {
  public:
-  // Also gives the loop its number. Throws nothing but std::bad_alloc.
+  // Also gives the loop its number. Throws std::bad_alloc, and std::system_error when there are too many.
   static void add(loop& made);
   static void remove(loop& gone) noexcept;
   // 0: there is none at this address.
@@ -19,6 +19,7 @@ class loop_registry {
   static void visit(loop* which, std::uint16_t number, loop_link::work visiting, void* what) noexcept;
 
  private:
+  static std::uint16_t free_number();
   static void before_fork() noexcept;
   static void in_parent() noexcept;
   static void in_child() noexcept;

@@ -126,10 +126,14 @@ bool pool_core::one_more(list<pool_queue::worker>& left, bool first, std::error_
       left.push_front(*workers_.back());
     }
     auto& next = static_cast<worker&>(left.front());
-    // One that is just leaving has let go of everything but its thread.
-    if (next.thread.joinable()) next.thread.join();
+    // One that is just leaving has let go of everything but its thread, on which what jobs keep for it may be on its way
+    // out, and may use this pool: nobody waits for that under the lock.
+    if (next.thread.joinable()) next.before = std::move(next.thread);
     const all_signals_blocked inherited_by_it;
-    next.thread = std::thread([this, &next] { work(next); });
+    next.thread = std::thread([this, &next] {
+      if (next.before.joinable()) next.before.join();
+      work(next);
+    });
     next.unlink();
   } catch (const std::system_error& refusal) {
     error = refusal.code();
@@ -182,6 +186,7 @@ void pool_core::end() noexcept {
   queue_.end();
   for (const auto& each : workers_) {
     if (each->thread.joinable()) each->thread.join();
+    if (each->before.joinable()) each->before.join();
   }
 }
 

@@ -45,6 +45,7 @@ class pool_core final : pool_queue::crew {
   // Kept for the next thread when its own leaves.
   struct worker : pool_queue::worker {
     std::thread thread;
+    std::thread before;  // the one whose place that has taken
     unsigned number = 0;
   };
 

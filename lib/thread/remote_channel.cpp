@@ -35,7 +35,8 @@ loop& channel_send::here() { return running_fiber().home().on(); }
 void channel_send::wait(channel_request& asked, waiter& told) {
   asked_ = &asked;
   told_ = &told;
-  hold_.emplace(here());
+  // What its own loop will do that loop knows of.
+  if (loop& mine = here(); !to_->leads_to(mine)) hold_.emplace(mine);
 }
 
 bool channel_send::withdraw() noexcept {
@@ -53,7 +54,7 @@ void channel_send::answered() noexcept {
 void channel_send::throw_closed() { throw_error(EPIPE, "sending to a remote channel that is closed, or gone"); }
 
 void channel_send::describe(std::string& text) const {
-  text += asked_ == nullptr ? "" : " (the channel of another loop is full)";
+  if (asked_ != nullptr) text += hold_.has_value() ? " (the channel of another loop is full)" : " (the channel is full)";
 }
 
 // --- the channel ---

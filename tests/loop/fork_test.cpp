@@ -223,6 +223,23 @@ TEST_CASE("a child may destroy what it inherited, loop and descriptors, in any o
   }
 }
 
+TEST_CASE("a post that cannot fail is lost in a child, and its parent's loop sleeps on") {
+  struct note final : coir::post_node {
+    void run() override { say("run"); }
+    void lost() noexcept override {
+      say("lost");
+      delete this;
+    }
+  };
+  coir::loop loop;
+  pollfd shown{loop.pollable_fd(), POLLIN, 0};
+  support::run_until(loop, [&] { return ::poll(&shown, 1, 0) == 0; });
+  const auto child = support::in_child([&] { loop.post_made(std::make_unique<note>()); });
+  CHECK(child.exit_code == 0);
+  CHECK(child.text == "lost\n");
+  CHECK(::poll(&shown, 1, 0) == 0);
+}
+
 TEST_CASE("a fork in the middle of a turn: the child leaves it with an error, or makes a loop of its own") {
   parent mine;
   support::ended child;

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <memory>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -95,4 +96,21 @@ TEST_CASE("a visit in a child process does not find its parent's loop") {
   int status = -1;
   REQUIRE(::waitpid(child, &status, 0) == child);
   CHECK(status == 0);
+}
+
+TEST_CASE("a loop's number is never 0 and never that of a living one, however many have been made") {
+  const auto make = [] { return std::make_unique<coir::loop>(coir::loop_options().backend(coir::backend_kind::epoll)); };
+  const auto first = make();
+  const auto second = make();
+  CHECK(first->number() != second->number());
+  bool came_round = false;
+  for (int last = second->number(); !came_round;) {
+    const auto next = make();
+    REQUIRE(next->number() != 0);
+    REQUIRE(next->number() != first->number());
+    REQUIRE(next->number() != second->number());
+    came_round = next->number() < last;
+    last = next->number();
+  }
+  CHECK(coir::loop::number_of_living(first.get()) == first->number());
 }

@@ -182,6 +182,31 @@ TEST_CASE("without a number to be kept all threads leave") {
   }
 }
 
+TEST_CASE("a thread that leaves holds nobody up, and what its jobs kept for it may use the pool to the last") {
+  struct kept {
+    pool* of = nullptr;
+    turnstile* gate = nullptr;
+    ~kept() {
+      if (of == nullptr) return;
+      gate->pass();
+      of->post([] {});
+    }
+  };
+  turnstile gate;
+  pool threads(pool_options().threads(1).idle(0ms));
+  const opened_at_end open(gate);
+  threads.post([&] {
+    static thread_local kept until_it_goes;
+    until_it_goes.of = &threads;
+    until_it_goes.gate = &gate;
+  });
+  gate.until_inside(1);
+  CHECK(threads.stats().threads_left == 1);
+  threads.post([] {});
+  gate.open();
+  until([&] { return threads.stats().done == 3; });
+}
+
 TEST_CASE("threads are named after their pool, and numbered") {
   pool threads(pool_options().threads(1));
   CHECK(ask(threads, name_of_this_thread) == "coir-pool-1");

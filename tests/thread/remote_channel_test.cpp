@@ -3,6 +3,7 @@
 #include "fiber/until.hpp"
 #include "support/both.hpp"
 #include "support/catch.hpp"
+#include "support/jumping.hpp"
 
 #include <coir/coir.hpp>
 #include <coir/thread/runtime.hpp>
@@ -301,4 +302,31 @@ TEST_CASE("who waits for room is no deadlock on its own loop, while the channel'
   });
   to.reset();
   CHECK(owner.get() == 5);
+}
+
+TEST_CASE("who waits for room in a channel of its own loop is found when nobody there can make any") {
+  std::string report;
+  try {
+    coir::run([] {
+      coir::remote_channel<int> numbers(0);
+      auto to = numbers.sender();
+      coir::await(to.send(1));
+    });
+  } catch (const coir::deadlock& found) {
+    report = found.what();
+  }
+  CHECK_THAT(report, Catch::Matchers::Contains("main: waiting in remote send (the channel is full) at "));
+}
+
+TEST_CASE("a clock that jumps when everything waits does so while a fiber waits for room on its own loop") {
+  support::jumping_on_both([](auto wait) {
+    coir::remote_channel<int> numbers(0);
+    auto late = coir::spawn([&] {
+      wait(coir::sleep_for(1h));
+      return *wait(numbers.receive());
+    });
+    auto to = numbers.sender();
+    wait(to.send(1));
+    CHECK(wait(late.join()) == 1);
+  });
 }

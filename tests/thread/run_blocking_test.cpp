@@ -278,6 +278,36 @@ TEST_CASE("a loop that ends waits for what a pool does for it, and takes back wh
   CHECK(support::open_descriptors() == descriptors);
 }
 
+TEST_CASE("a loop that was asked to stop, and ends, sleeps while it waits for a pool") {
+  const auto processor_time = [] {
+    timespec used{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+  };
+  const fifo between;
+  pool threads(pool_options().threads(1));
+  asked opening(request::open(between.path.c_str(), O_RDONLY, 0));
+  std::thread opener;
+  std::chrono::nanoseconds before{};
+  {
+    coir::loop loop(on_epoll());
+    coir::use_pool(loop, threads);
+    REQUIRE(loop.start(opening.what));
+    loop.run_once();
+    loop.stop();
+    opener = std::thread([&] {
+      // What the loop would use up meanwhile, if it did not sleep.
+      std::this_thread::sleep_for(200ms);
+      const coir::unique_fd writing(::open(between.path.c_str(), O_WRONLY | O_CLOEXEC));
+    });
+    before = processor_time();
+  }
+  CHECK(processor_time() - before < 50ms);
+  opener.join();
+  CHECK(opening.what.result >= 0);
+  ::close(opening.what.result);
+}
+
 TEST_CASE("when the pool ends before the loop, the loop does what is left, and what comes, itself") {
   turnstile gate;
   const coir::unique_fd file = memory_file("some text");

@@ -177,8 +177,15 @@ class loop {
     push(new posted<std::decay_t<Work>>(std::forward<Work>(work)));
   }
 
-  // The same for what must not fail then: the node was made before.
-  void post_made(std::unique_ptr<post_node> work) noexcept { push(work.release()); }
+  // The same for what must not fail then: the node was made before. In a child process, where the loop is the parent's,
+  // it is lost.
+  void post_made(std::unique_ptr<post_node> work) noexcept {
+    if (forked_) [[unlikely]] {
+      work.release()->lost();
+    } else {
+      push(work.release());
+    }
+  }
   // For those who may outlive the loop.
   const std::shared_ptr<loop_port>& port() const noexcept { return port_.ours; }
 

@@ -123,6 +123,8 @@ class mail_link {
     return true;
   }
   void release() noexcept;
+  // Those who receive are fibers of that loop.
+  bool leads_to(const loop& which) const noexcept { return port_ == which.port(); }
 
  private:
   friend class mail_queue;

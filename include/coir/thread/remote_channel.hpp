@@ -16,7 +16,8 @@
 //          just taken the value: then it was sent.
 // Errors   send(): std::system_error with std::errc::broken_pipe when it is closed or gone, or is while it waits.
 // Cost     with room: as a mailbox, and one more atomic subtraction. Full: two messages, there and back; of room that
-//          becomes free senders hear in batches, or in the receiving loop's next turn.
+//          becomes free senders hear in batches, or in the receiving loop's next turn. While a fiber waits for room in a
+//          channel of another loop that is no deadlock; in one of its own loop it is, when nobody there can receive.
 // See      coir/thread/mailbox.hpp; lib/thread/NOTE.md
 #pragma once
 
@@ -133,7 +134,7 @@ class channel_send {
   void answered() noexcept;
   channel_request* asked_ = nullptr;
   waiter* told_ = nullptr;
-  std::optional<loop::hold> hold_;  // the channel's loop will answer
+  std::optional<loop::hold> hold_;  // another loop will answer
 };
 
 // The receivers' side.
@@ -184,6 +185,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] remote_send_op : public p
         if (ready == nullptr) ready = std::make_unique<priv::letter<T>>(std::move(*value_));
       } else {
         asking = new priv::asking_letter<T>(ready != nullptr ? std::move(ready->value) : std::move(*value_), *this, here());
+        ready.reset();
       }
     } while (!to_->room().compare_exchange_weak(room, room - 1, std::memory_order_acq_rel, std::memory_order_relaxed));
     if (room > 0) {
