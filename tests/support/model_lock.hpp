@@ -28,7 +28,7 @@ class thread_mutex {
  private:
   friend class thread_condition;
   alignas(std::mutex) bool held_ = false;
-  std::byte rest_[sizeof(std::mutex) - sizeof(bool)];
+  [[maybe_unused]] std::byte rest_[sizeof(std::mutex) - sizeof(bool)];
 };
 
 class thread_condition {
@@ -76,7 +76,7 @@ class thread_condition {
   }
 
   alignas(std::condition_variable) waiter* first_ = nullptr;
-  std::byte rest_[sizeof(std::condition_variable) - sizeof(waiter*)];
+  [[maybe_unused]] std::byte rest_[sizeof(std::condition_variable) - sizeof(waiter*)];
 };
 
 static_assert(sizeof(thread_mutex) == sizeof(std::mutex) && alignof(thread_mutex) == alignof(std::mutex));
