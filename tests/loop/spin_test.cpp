@@ -76,12 +76,12 @@ TEST_CASE("a loop that looks for posts is rung by none") {
   const coir::loop::hold more(loop);
   std::thread other([&] {
     poster posts(loop);
-    for (int i = 0; i < 100; ++i) posts.one();
+    for (int i = 0; i < 20; ++i) posts.one();
     loop.stop();
   });
   loop.run();
   other.join();
-  CHECK(loop.stats().posts == 100);
+  CHECK(loop.stats().posts == 20);
   CHECK(loop.stats().spins_helped > 0);
   CHECK(loop.stats().spins_in_vain == 0);
   CHECK(counted.rung() == 0);
@@ -102,7 +102,7 @@ TEST_CASE("a loop does not look for posts unless it was told to") {
   const coir::loop::hold more(loop);
   std::thread other([&] {
     poster posts(loop);
-    for (int i = 0; i < 100; ++i) posts.one();
+    for (int i = 0; i < 20; ++i) posts.one();
     loop.stop();
   });
   loop.run();
@@ -153,7 +153,7 @@ TEST_CASE("a post that comes soon after a loop fell asleep makes it look again a
       while (!sleeps(self)) std::this_thread::yield();
       posts.one();
     } while (counted.rung() == 0);
-    for (int i = 0; i < 100; ++i) posts.one();
+    for (int i = 0; i < 20; ++i) posts.one();
     loop.stop();
   });
   loop.run();
