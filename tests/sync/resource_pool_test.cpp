@@ -333,6 +333,28 @@ TEST_CASE("leases that outlive their pool keep the resource, and who still waits
   });
 }
 
+TEST_CASE("who was handed a place in a pool that went before it ran waits until it is cancelled") {
+  on_both([](auto wait, auto make_pool) {
+    int made = 0;
+    auto connections = make_pool(1, made);
+    auto mine = wait(connections->acquire());
+    bool went_on = false;
+    auto next = coir::spawn([&] {
+      static_cast<void>(wait(connections->acquire()));
+      went_on = true;
+    });
+    coir::await(coir::yield());
+    mine.discard();
+    connections.reset();
+    let_run();
+    CHECK(next.state() == fiber_state::waiting);
+    next.cancel();
+    coir::await(coir::end_op(next));
+    CHECK_FALSE(went_on);
+    CHECK(is(next, fiber_outcome::cancelled));
+  });
+}
+
 TEST_CASE("a factory that is at work when its pool goes keeps what it captured") {
   const std::string word = "a word that is too long to lie in the string itself";
   for (const bool in_task : {true, false}) {

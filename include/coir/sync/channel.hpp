@@ -26,8 +26,8 @@
 // Cancel   aborts now as long as nothing was given. What was given stays so: nothing is lost, nothing comes twice.
 // Errors   closed (a std::system_error, EPIPE): send, try_send, unshift. std::bad_alloc when the buffer cannot
 //          grow; then the value is not sent. receive: the error that it was closed with. Those who compare
-//          in remove() must leave the channel alone. std::logic_error: a send that has sent is awaited again, or asked
-//          for its value.
+//          in remove(), and the destructors of what it removes, must leave the channel alone. std::logic_error: a send
+//          that has sent is awaited again, or asked for its value.
 // Cost     no allocation for a message. The buffer grows as it fills, and keeps its memory until clear(). Counting
 //          those who wait is O(n).
 // See      coir/sync/broadcast.hpp, coir/sync/inbox.hpp; lib/sync/NOTE.md

@@ -20,8 +20,8 @@
 // Order    first sent, first received, whoever sends.
 // Thread   one loop: the receiver's. Other threads send to a mailbox (coir/thread/mailbox.hpp).
 // Lifetime with the fiber. When its body has ended, what is left is destroyed, and those who wait to send get `closed`.
-//          restart() empties it: what is sent after that is for the next run. The channel can be looked at as long as
-//          there is a handle.
+//          restart() empties it, and it is without limit again: what is sent after that is for the next run. The
+//          channel can be looked at as long as there is a handle.
 // Cancel   as a channel's.
 // Errors   receive: closed, or the error that the inbox was closed with. send() of a handle says false where nobody will
 //          receive, and throws std::system_error (ENOBUFS) where the inbox has a capacity and is full.

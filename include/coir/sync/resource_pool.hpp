@@ -30,6 +30,7 @@
 #include <coir/fiber/fiber_base.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/fiber/task.hpp>
+#include <coir/sync/event.hpp>
 #include <coir/sync/holder.hpp>
 #include <coir/sync/wait_list.hpp>
 
@@ -251,6 +252,10 @@ class resource_pool : private priv::pool_base {
       co_await factory->make(made);
       // The pool may have gone meanwhile; the right knows.
       turn.lease = turn.right.lend(std::move(made), at);
+    } else if (!turn.lease) {
+      // It was handed a place, and the pool went before it ran: as those who still wait in it.
+      event nothing;
+      co_await nothing.wait();
     }
     co_return lease(std::move(turn.lease));
   }
