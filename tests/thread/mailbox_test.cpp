@@ -251,9 +251,10 @@ TEST_CASE("a batch of messages is one post to the loop") {
   });
 }
 
-TEST_CASE("an empty sender, and a mailbox without a loop, are mistakes that are named") {
+TEST_CASE("an empty sender, and a mailbox without a loop or without any room, are mistakes that are named") {
   const coir::mailbox_sender<int> none;
   CHECK_FALSE(none);
   CHECK_THROWS_AS(none.send(1), std::logic_error);
   CHECK_THROWS_AS(coir::mailbox<int>(), std::logic_error);
+  coir::run([] { CHECK_THROWS_AS(coir::mailbox<int>(0), std::logic_error); });
 }

@@ -16,7 +16,7 @@
 // Cancel   receive() aborts now, and takes no message along.
 // Errors   send(): std::system_error, std::errc::broken_pipe when it is closed or gone, std::errc::no_buffer_space when
 //          a bounded one is full; try_send() says so instead. The message then is still the caller's. `full` is
-//          exact: at a moment of the call so many had been sent, or were being, and not received.
+//          exact: at a moment of the call so many had been sent, or were being, and not received. std::logic_error for one with room for none.
 // Cost     sending: an allocation from the thread's own block (letter_memory.hpp) and a compare-and-swap; two more for
 //          the first after the receiver has looked, and one write(2) when its loop sleeps. While fibers wait in receive()
 //          and a sender lives that is no deadlock: somebody may send. When the last sender is gone it is.
@@ -52,6 +52,7 @@ struct mailbox_stats {
 namespace priv {
 
 [[noreturn, gnu::cold]] void throw_not_delivered(delivery why);
+[[noreturn, gnu::cold]] void refuse_no_room();
 
 // What senders of all types do: an end counts as long as it lives.
 class mail_end {
@@ -137,6 +138,7 @@ class mailbox : private priv::mail_queue {
   explicit mailbox(std::size_t capacity = unbounded_mail) : mailbox(here(), capacity) {}
   explicit mailbox(loop& on, std::size_t capacity = unbounded_mail)
       : mail_queue(on), bounded_(capacity < unbounded_mail) {
+    if (capacity == 0) priv::refuse_no_room();
     if (!bounded_) return;
     link().room().store(static_cast<std::ptrdiff_t>(capacity), std::memory_order_relaxed);
     pass_on_room_in(1);  // try_send() says `full` only when it is

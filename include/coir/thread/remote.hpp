@@ -10,8 +10,9 @@
 // Shape    a counted pointer; copies. The fiber belongs to the root region of its loop.
 // Order    what one thread tells a fiber comes in its order. Who waits for its end is told in the order in which it came.
 // Thread   handles: any thread, any loop, at once; one handle object, as always, by one thread at a time. The function
-//          that was given is moved to the other loop, runs there and is destroyed there. take() while others still read
-//          what join() gave them is a race.
+//          that was given is moved to the other loop, runs there and is destroyed there; when that loop has ended, where
+//          it was spawned. The result, or the exception, is destroyed by whoever lets go of it last: where that is.
+//          take() while others still read what join() gave them is a race.
 // Lifetime handles may outlive the runtime: its fibers ended with it, and what became of them can still be asked.
 // Fork     in a child process whoever would wait for a fiber that had not ended gets std::logic_error: its thread is the
 //          parent's. cancel() and interrupt() do nothing there.
