@@ -16,7 +16,8 @@
 // Cancel   receive() aborts now, and takes no message along.
 // Errors   send(): std::system_error, std::errc::broken_pipe when it is closed or gone, std::errc::no_buffer_space when
 //          a bounded one is full; try_send() says so instead. The message then is still the caller's. `full` is
-//          exact: at a moment of the call so many had been sent, or were being, and not received. std::logic_error for one with room for none.
+//          exact: at a moment of the call so many had been sent, or were being, and not received. std::logic_error for
+//          one with room for none.
 // Cost     sending: an allocation from the thread's own block (letter_memory.hpp) and a compare-and-swap; two more for
 //          the first after the receiver has looked, and one write(2) when its loop sleeps. While fibers wait in receive()
 //          and a sender lives that is no deadlock: somebody may send. When the last sender is gone it is.
