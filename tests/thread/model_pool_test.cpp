@@ -189,7 +189,7 @@ TEST_CASE("a job that is given while a pool's thread lies down is not slept over
           shared->pool.end();
         });
       },
-      {.preemptions = 4});
+      {.preemptions = 3});
   CHECK(tried.failure == "");
   CHECK(tried.runs > 100);
 }
