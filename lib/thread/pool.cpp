@@ -1,6 +1,7 @@
 #include <coir/thread/pool.hpp>
 
 #include "pool_core.hpp"
+#include "start_thread.hpp"
 
 #include <coir/base/error.hpp>
 
@@ -9,7 +10,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
 #include <new>
 
@@ -17,7 +17,6 @@ namespace coir {
 
 namespace {
 
-constexpr std::size_t name_bytes = 15;  // what the kernel keeps of a thread's name
 constexpr unsigned threads_at_least = 4;
 constexpr duration idle_at_most = std::chrono::hours(24 * 365);  // longer does not fit into a time to wait until
 // Where the system has refused a thread, every job would ask it again.
@@ -51,22 +50,6 @@ void count_forks() {
   });
   if (installed != 0) throw_error(installed, "pthread_atfork for a pool");
 }
-
-// Signals are the loops' business: none that somebody waits for may come to a thread that cannot take it.
-class all_signals_blocked {
- public:
-  all_signals_blocked() noexcept {
-    sigset_t most;
-    ::sigfillset(&most);
-    for (const int own : {SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS}) ::sigdelset(&most, own);
-    ::pthread_sigmask(SIG_SETMASK, &most, &before_);
-  }
-  all_signals_blocked(const all_signals_blocked&) = delete;
-  ~all_signals_blocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
 
 unsigned most_of(unsigned wanted) noexcept {
   return wanted != 0 ? wanted : std::max(std::thread::hardware_concurrency(), threads_at_least);
@@ -129,7 +112,7 @@ bool pool_core::one_more(list<pool_queue::worker>& left, bool first, std::error_
     // One that is just leaving has let go of everything but its thread, on which what jobs keep for it may be on its way
     // out, and may use this pool: nobody waits for that under the lock.
     if (next.thread.joinable()) next.before = std::move(next.thread);
-    const all_signals_blocked inherited_by_it;
+    const priv::all_signals_blocked inherited_by_it;
     next.thread = std::thread([this, &next] {
       if (next.before.joinable()) next.before.join();
       work(next);
@@ -156,7 +139,7 @@ void pool_core::run(priv::pool_job& what) noexcept {
 void pool_core::work(worker& self) noexcept {
   works_for = this;
   const std::string number = fmt::format("-{}", self.number);
-  ::pthread_setname_np(::pthread_self(), (name_.substr(0, name_bytes - number.size()) + number).c_str());
+  priv::name_this_thread(name_.substr(0, priv::thread_name_bytes - number.size()) + number);
   for (priv::pool_job* now = queue_.next(self, nullptr); now != nullptr; now = queue_.next(self, now)) run(*now);
 }
 
