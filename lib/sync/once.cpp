@@ -33,7 +33,8 @@ void once::once_op::describe(std::string& text) const {
   if (!linked()) return;
   const std::size_t behind = of_->waiting_.place_of(*this);
   if (behind < priv::places_told) {
-    text += fmt::format(" done by {} since {}", priv::text_of(who_->home(), of_->runner_id_), priv::text_of(of_->since_));
+    text += fmt::format(" done by {} since {}", priv::text_of(who_->home(), of_->runner_id_),
+                        priv::text_of(of_->since_));
   }
   priv::describe_place(behind, text);
 }

@@ -95,7 +95,7 @@ TEST_CASE("a waiter whose round is complete and who is cancelled before it runs 
   });
 }
 
-TEST_CASE("two ops of one select at a barrier do not make a round of their own, and a round that they complete is whole") {
+TEST_CASE("two ops of one select at a barrier make no round of their own, and one that they complete is whole") {
   support::on_both_surfaces([](auto wait) {
     barrier pair(2);
     auto twice = coir::spawn(

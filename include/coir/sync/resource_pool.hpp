@@ -13,8 +13,8 @@
 //          plain function may wait too: it runs on a stack.
 // Order    first come, first served. What came back last is lent first.
 // Thread   one loop.
-// Lifetime leases that outlive the pool keep their resources, and who makes one when it goes has it. Those who still wait when it goes wait until they are
-//          cancelled.
+// Lifetime leases that outlive the pool keep their resources, and who makes one when it goes has it. Those who still
+//          wait when it goes wait until they are cancelled.
 // Cancel   aborts now. One that has been handed a place already gets it, and is cancelled at its next suspend point. A
 //          factory that fails or is cancelled gives its place to the next who waits.
 // Errors   what the factory throws, to whom it makes one for. std::logic_error for a limit of 0, and for a lease that has
