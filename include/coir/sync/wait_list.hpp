@@ -66,7 +66,7 @@ class wait_node : public list_node {
 namespace priv {
 
 // Whoever waits behind so many says no more than that in a report: those in front have said what there is to say, and
-// to find it out for each of 100,000 took minutes.
+// to find it out for each of 20,000 took 8 s.
 inline constexpr std::size_t places_told = 100;
 
 // What the objects of one loop are checked with: they have no locks.
