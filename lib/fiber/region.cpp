@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <string>
 #include <utility>
 
 namespace coir {
@@ -322,9 +323,10 @@ void fiber_home::note_swallowed(const fiber_base& which, region& origin) noexcep
   }
   try {
     const place at = which.waits_at();
-    priv::tell(fmt::format("coir: fiber {}{}{} caught `cancelled`, did not rethrow it, and waits again at {}:{}\n",
-                           which.id(), which.name().empty() ? "" : " ", which.name(), at.file_name(),
-                           at.line()));
+    // No line: it waits where a region ends, which nobody has written.
+    const std::string where = at.line() == 0 ? "" : fmt::format(" at {}:{}", at.file_name(), at.line());
+    priv::tell(fmt::format("coir: fiber {}{}{} caught `cancelled`, did not rethrow it, and waits again{}\n", which.id(),
+                           which.name().empty() ? "" : " ", which.name(), where));
   } catch (const std::bad_alloc&) {
     priv::tell("coir: a fiber caught `cancelled`, did not rethrow it, and waits again\n");
   }
