@@ -361,7 +361,7 @@ TEST_CASE("a factory that is at work when its pool goes keeps what it captured")
     support::jumping([&] {
       std::string seen;
       const auto looks = [&](auto factory) {
-        auto body = coir::spawn([&seen, &factory] {
+        auto body = coir::spawn([&factory] {
           resource_pool<int> numbers(2, std::move(factory));
           coir::spawn([&] { static_cast<void>(coir::await(numbers.acquire())); });
           coir::spawn([&] { coir::await(numbers.fill()); });
