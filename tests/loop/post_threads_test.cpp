@@ -1,4 +1,5 @@
 // Posts from several threads at once.
+#include "loop/ball.hpp"
 #include "support/loop_tools.hpp"
 
 #include <array>
@@ -57,29 +58,7 @@ TEST_CASE("two loops that post to each other across threads never both sleep") {
   constexpr int rounds = 20'000;
   coir::loop here;
   coir::loop there;
-  const coir::loop::hold more_here(here);
-  int count = 0;
-  std::thread other([&] {
-    const coir::loop::hold more_there(there);
-    there.run();
-  });
-  struct ball {
-    coir::loop* to;
-    coir::loop* back;
-    int* count;
-    void operator()() const {
-      if (++*count == rounds) {
-        to->stop();
-        back->stop();
-      } else {
-        back->post(ball{back, to, count});
-      }
-    }
-  };
-  there.post(ball{&there, &here, &count});
-  here.run();
-  other.join();
-  CHECK(count == rounds);
+  CHECK(support::play_ball(here, there, rounds) == rounds);
 }
 
 TEST_CASE("posts reach a loop that also sleeps for descriptors and timers") {

@@ -1,5 +1,6 @@
 // A loop that looks for posts for a while before it sleeps. The limits are either an hour, which the test would see as
 // one that hangs if the loop did nothing but look, or nothing.
+#include "loop/ball.hpp"
 #include "loop/counted_loop.hpp"
 #include "loop/foreign_host.hpp"
 #include "loop/timers.hpp"
@@ -255,29 +256,7 @@ TEST_CASE("two loops that post to each other and look for it both go on, and end
   constexpr int rounds = 2'000;
   coir::loop here(spinning(50us));
   coir::loop there(spinning(50us));
-  const coir::loop::hold more(here);
-  int count = 0;
-  std::thread other([&] {
-    const coir::loop::hold more_there(there);
-    there.run();
-  });
-  struct ball {
-    coir::loop* to;
-    coir::loop* back;
-    int* count;
-    void operator()() const {
-      if (++*count == rounds) {
-        to->stop();
-        back->stop();
-      } else {
-        back->post(ball{back, to, count});
-      }
-    }
-  };
-  there.post(ball{&there, &here, &count});
-  here.run();
-  other.join();
-  CHECK(count == rounds);
+  CHECK(support::play_ball(here, there, rounds) == rounds);
   for (const coir::loop* each : {&here, &there}) {
     const coir::loop_stats seen = each->stats();
     CHECK(seen.spins_helped + seen.spins_in_vain > 0);
