@@ -63,6 +63,7 @@ std::uint64_t throttler::take_slot(instant now) noexcept {
 
 bool slot_op::start(waiter& told) {
   throttler& of = *of_;
+  of.bound_.check();
   loop& on = running_fiber().home().on();
   if (of.waiting_.empty()) {
     const instant now = on.time();

@@ -127,7 +127,7 @@ loop& mail_queue::here() {
   throw_misuse("a mailbox or remote channel was made where no loop runs: name the loop whose fibers are to receive");
 }
 
-mail_queue::mail_queue(loop& on) : link_(new mail_link(on, *this)), on_(&on) {}
+mail_queue::mail_queue(loop& on) : link_(new mail_link(on, *this)), on_(&on), bound_(on) {}
 
 mail_queue::~mail_queue() {
   while (!handed_.empty()) handed_.pop_front().from_ = nullptr;

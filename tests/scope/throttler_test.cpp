@@ -3,6 +3,7 @@
 #include "fiber/until.hpp"
 #include "support/both.hpp"
 #include "support/catch.hpp"
+#include "support/child_process.hpp"
 #include "support/counted_heap.hpp"
 
 #include <coir/coir.hpp>
@@ -590,3 +591,18 @@ TEST_CASE("on the real clock no slot is taken before its time") {
     }
   });
 }
+
+#if !defined(NDEBUG)
+TEST_CASE("a throttler that is used on two loops is an assertion that names both") {
+  const auto ended = support::in_child([] {
+    throttler limit(1ms);
+    coir::loop first;
+    coir::scheduler on_first(first);
+    on_first.spawn([&] { coir::await(limit.wait()); });
+    first.run_once();
+    coir::run([&] { coir::await(limit.wait()); });
+  });
+  CHECK(ended.signal == SIGABRT);
+  CHECK_THAT(ended.text, Catch::Matchers::Matches("coir: what belongs to loop [0-9]+ was used on loop [0-9]+:.*\n"));
+}
+#endif

@@ -3,6 +3,7 @@
 #include "fiber/until.hpp"
 #include "support/both.hpp"
 #include "support/catch.hpp"
+#include "support/child_process.hpp"
 
 #include <coir/coir.hpp>
 
@@ -258,3 +259,15 @@ TEST_CASE("an empty sender, and a mailbox without a loop or without any room, ar
   CHECK_THROWS_AS(coir::mailbox<int>(), std::logic_error);
   coir::run([] { CHECK_THROWS_AS(coir::mailbox<int>(0), std::logic_error); });
 }
+
+#if !defined(NDEBUG)
+TEST_CASE("a mailbox of one loop that is first used on another is an assertion that names both") {
+  const auto ended = support::in_child([] {
+    coir::loop first;
+    coir::mailbox<int> box(first);
+    coir::run([&] { coir::await(box.receive()); });
+  });
+  CHECK(ended.signal == SIGABRT);
+  CHECK_THAT(ended.text, Catch::Matchers::Matches("coir: what belongs to loop [0-9]+ was used on loop [0-9]+:.*\n"));
+}
+#endif

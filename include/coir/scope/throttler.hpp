@@ -11,7 +11,7 @@
 // Shape    an object that is neither copied nor moved. wait() is an op of 56 bytes, and gives the number of
 //          slots that passed unused before its own.
 // Order    first come, first served. In any time of n intervals at most n + 1 slots are taken.
-// Thread   one loop.
+// Thread   one loop, the first that used it, for as long as that lives: another is an assertion that names both.
 // Lifetime those who still wait when it goes, such as children of a body whose local it was, wait until they
 //          are cancelled.
 // Cancel   aborts now. A cancelled waiter takes no slot, and those behind it move up.
@@ -25,6 +25,7 @@
 
 #include <coir/base/list.hpp>
 #include <coir/base/time.hpp>
+#include <coir/fiber/loop_bound.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/loop/timer_heap.hpp>
 
@@ -117,6 +118,7 @@ class throttler {
   instant aim_{};   // when the first of those who wait gets one
   list<slot_op> waiting_;
   loop* loop_ = nullptr;
+  priv::loop_bound bound_;
   throttler_stats stats_;
   kind kind_;
   bool begun_ = false;

@@ -24,9 +24,7 @@
 #pragma once
 
 #include <coir/base/list.hpp>
-#include <coir/fiber/fiber_base.hpp>
-#include <coir/fiber/fiber_home.hpp>
-#include <coir/loop/loop.hpp>
+#include <coir/fiber/loop_bound.hpp>
 #include <coir/loop/waiter.hpp>
 
 #include <cstddef>
@@ -68,23 +66,6 @@ namespace priv {
 // Whoever waits behind so many says no more than that in a report: those in front have said what there is to say, and
 // to find it out for each of 20,000 took 8 s.
 inline constexpr std::size_t places_told = 100;
-
-// What the objects of one loop are checked with: they have no locks.
-class loop_bound {
- public:
-  // Whoever uses it is on the same loop as whoever used it first.
-  void check() noexcept {
-#if !defined(NDEBUG)
-    const loop* const here = current_fiber != nullptr ? &current_fiber->home().on() : loop::current();
-    if (here != bound_) [[unlikely]]
-      bind(here);
-#endif
-  }
-
- private:
-  void bind(const loop* here) noexcept;
-  const loop* bound_ = nullptr;  // there also where nothing is checked: who includes this may be built otherwise
-};
 
 }  // namespace priv
 

@@ -1,4 +1,4 @@
-#include <coir/sync/wait_list.hpp>
+#include <coir/fiber/loop_bound.hpp>
 
 #include <fmt/format.h>
 
@@ -16,8 +16,8 @@ void loop_bound::bind(const loop* here) noexcept {
     return;
   }
   fmt::print(stderr,
-             "coir: what belongs to loop {} was used on loop {}: locks and channels are of one loop; between "
-             "loops there are mailboxes (coir/thread/mailbox.hpp)\n",
+             "coir: what belongs to loop {} was used on loop {}: locks, channels and throttlers are of one loop; "
+             "between loops there are mailboxes (coir/thread/mailbox.hpp)\n",
              other, here->number());
   std::abort();
 }
