@@ -201,6 +201,27 @@ TEST_CASE("who waits for a once that goes is left to wait, and who runs it runs 
   });
 }
 
+TEST_CASE("who was handed the turn of a once that goes before he runs is left to wait, and not told that it is done") {
+  on_both([](auto how) {
+    auto loaded = std::make_unique<once>();
+    bool went_on = false;
+    auto mine = coir::await(loaded->enter());
+    auto next = coir::spawn([&] {
+      how.call(*loaded, [] {});
+      went_on = true;
+    });
+    let_run();
+    { const auto failed = std::move(mine); }
+    loaded.reset();
+    let_run();
+    CHECK(next.state() == fiber_state::waiting);
+    next.cancel();
+    let_run();
+    CHECK(next.outcome() == fiber_outcome::cancelled);
+    CHECK_FALSE(went_on);
+  });
+}
+
 TEST_CASE("the deadlock report names the fiber that does what is to be done once") {
   const std::string said = deadlock_of([] {
     once loaded;

@@ -11,7 +11,8 @@
 //          op underneath: it gives a turn, which is empty when all is done, and on which whoever has it calls done().
 // Order    first come, first served.
 // Thread   one loop.
-// Lifetime those who still wait when it goes wait until they are cancelled.
+// Lifetime those who still wait when it goes, or have been handed the turn and have not run yet, wait until they are
+//          cancelled.
 // Cancel   a waiter's aborts now. One that has been handed the turn already runs the body, which is cancelled at its
 //          first suspend point; then the next has the turn.
 // Errors   what the body throws. std::logic_error for a body that calls the once it runs in.
@@ -25,6 +26,7 @@
 #include <coir/fiber/op.hpp>
 #include <coir/fiber/task.hpp>
 #include <coir/scope/inside.hpp>
+#include <coir/sync/event.hpp>
 #include <coir/sync/wait_list.hpp>
 
 #include <cstddef>
@@ -48,15 +50,16 @@ class once {
   class [[nodiscard("its destructor passes it on")]] turn {
    public:
     turn() noexcept = default;
-    turn(turn&& other) noexcept : of_(std::exchange(other.of_, nullptr)) {
+    turn(turn&& other) noexcept : of_(std::exchange(other.of_, nullptr)), gone_(other.gone_) {
       if (of_ != nullptr) of_->runner_ = this;
     }
     turn& operator=(turn&&) = delete;
     ~turn() {
       if (of_ != nullptr) of_->pass_on();
     }
-    // False: it has been done.
+    // False: it has been done, or the once is gone.
     explicit operator bool() const noexcept { return of_ != nullptr; }
+    bool gone() const noexcept { return gone_; }
     void done() noexcept {
       if (of_ != nullptr) std::exchange(of_, nullptr)->finish();
     }
@@ -64,6 +67,7 @@ class once {
    private:
     friend class once;
     once* of_ = nullptr;
+    bool gone_ = false;
   };
 
   class [[nodiscard("co_await it, or coir::await(it)")]] once_op : public wait_node {
@@ -88,7 +92,9 @@ class once {
   once(const once&) = delete;
   once& operator=(const once&) = delete;
   ~once() {
-    if (runner_ != nullptr) runner_->of_ = nullptr;
+    if (runner_ == nullptr) return;
+    runner_->of_ = nullptr;
+    runner_->gone_ = true;
   }
 
   template <class Body>
@@ -98,6 +104,7 @@ class once {
                   "once::call takes a function that gives nothing, or a task of nothing");
     if constexpr (std::is_void_v<result>) {
       turn mine = coir::await(enter(at), at);
+      if (mine.gone()) coir::await(event().wait());
       if (!mine) return;
       body();
       mine.done();
@@ -116,6 +123,10 @@ class once {
   template <class Body>
   task<> call_task(Body body, place at) {
     turn mine = co_await enter(at);
+    if (mine.gone()) {
+      event nothing;
+      co_await nothing.wait();
+    }
     if (!mine) co_return;
     co_await body();
     mine.done();
