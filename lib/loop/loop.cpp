@@ -146,7 +146,7 @@ class loop::running {
 // From now on it is this thread's, if it is nobody's.
 void loop::bind() noexcept {
   if (owner_ != std::thread::id()) return;
-  owner_ = std::this_thread::get_id();
+  loop_registry::settle(*this);
   hold_sigpipe();
 }
 

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <limits>
 #include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -79,6 +80,11 @@ std::uint16_t loop_registry::free_number() {
 void loop_registry::remove(loop& gone) noexcept {
   const std::lock_guard held(all().lock);
   std::erase(all().loops, &gone);
+}
+
+void loop_registry::settle(loop& found) noexcept {
+  const std::lock_guard held(all().lock);
+  found.owner_ = std::this_thread::get_id();
 }
 
 unsigned loop_registry::number_of(const loop* which) noexcept {

@@ -13,6 +13,8 @@ class loop_registry {
   // Also gives the loop its number. Throws std::bad_alloc, and std::system_error when there are too many.
   static void add(loop& made);
   static void remove(loop& gone) noexcept;
+  // It is the calling thread's from now on. Under the lock, because visit() asks whose it is.
+  static void settle(loop& found) noexcept;
   // 0: there is none at this address.
   static unsigned number_of(const loop* which) noexcept;
   // loop_link::visit() from elsewhere than the running loop that had this number.
