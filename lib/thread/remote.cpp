@@ -101,11 +101,12 @@ bool remote_core::block(duration limit, bool asks) {
   waiters_.push_back(me);
   // It is told under the lock, which this has to take before it goes.
   const auto over = [&] { return !me.linked(); };
-  if (limit == duration::max()) {
+  const instant until = after(steady_now(), limit);
+  if (until == never) {
     me.changed.wait(held, over);
     return true;
   }
-  if (me.changed.wait_for(held, limit, over)) return true;
+  if (me.changed.wait_until(held, until, over)) return true;
   me.unlink();
   return false;
 }
