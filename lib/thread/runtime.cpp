@@ -75,7 +75,7 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
     options_.loop_.spin(options.spin_.value_or(many ? default_spin : duration::zero()));
   }
 
-  class home final : public remote_home {
+  class home final : public remote_home, private post_node {
    public:
     explicit home(std::shared_ptr<runtime_core> of) noexcept : of_(std::move(of)) {}
     void check_process() const override { of_->check_process(); }
@@ -94,11 +94,43 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
       }
     }
 
+    // Its loop is to look at what has changed. With the core's lock. Nothing is allocated: it may be what ends a program
+    // that has no memory left.
+    void tell(const std::shared_ptr<home>& self) noexcept {
+      // A thread that has not got that far will look by itself when it has.
+      if (told_ || port == nullptr) return;
+      told_ = true;
+      ++on_the_way_;
+      self_ = self;
+      if (port->push(*this)) return;
+      told_ = false;
+      if (--on_the_way_ == 0) self_.reset();
+    }
+
     bool in_run = false;  // of a thread that is in run(), which knows itself when it has ended
     owned<timer> grace;   // its thread's
 
    private:
+    void run() override {
+      {
+        const std::lock_guard held(of_->lock_);
+        told_ = false;
+      }
+      of_->look(*this);
+    }
+    void over() noexcept override {
+      if (of_->is_child()) return;  // a thread of the parent's may have had the lock
+      std::shared_ptr<home> last;
+      const std::shared_ptr<runtime_core> of = of_;
+      const std::lock_guard held(of->lock_);
+      if (--on_the_way_ == 0) last = std::move(self_);
+    }
+
     const std::shared_ptr<runtime_core> of_;
+    // With the core's lock:
+    bool told_ = false;         // and has not begun to look
+    unsigned on_the_way_ = 0;   // at most two: one that looks, and the next
+    std::shared_ptr<home> self_;
   };
 
   run_options options_of_run() const {
@@ -190,18 +222,6 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   void leave(const std::shared_ptr<remote_home>& guest) noexcept;
 
  private:
-  // Tells a loop to look at what has changed.
-  class nudge final : public post_node {
-   public:
-    nudge(std::shared_ptr<runtime_core> of, std::shared_ptr<home> whom) noexcept
-        : of_(std::move(of)), whom_(std::move(whom)) {}
-    void run() override { of_->look(*whom_); }
-
-   private:
-    std::shared_ptr<runtime_core> of_;
-    std::shared_ptr<home> whom_;
-  };
-
   std::exception_ptr refusal_of_thread(std::size_t index, std::size_t count) const;
   void work(std::size_t index) noexcept;
   void serve(home& mine, loop& on);
@@ -364,19 +384,9 @@ void runtime_core::look(home& mine) {
 }
 
 void runtime_core::wake_all() noexcept {
-  std::vector<std::pair<std::shared_ptr<home>, std::shared_ptr<loop_port>>> all;
-  {
-    const std::lock_guard held(lock_);
-    for (const auto* const some : {&homes_, &guests_}) {
-      for (const std::shared_ptr<home>& each : *some) {
-        // A thread that has not got that far will look by itself when it has.
-        if (each->port != nullptr) all.emplace_back(each, each->port);
-      }
-    }
-  }
-  for (auto& [whom, port] : all) {
-    auto told = std::make_unique<nudge>(shared_from_this(), std::move(whom));
-    if (port->push(*told)) static_cast<void>(told.release());
+  const std::lock_guard held(lock_);
+  for (const auto* const some : {&homes_, &guests_}) {
+    for (const std::shared_ptr<home>& each : *some) each->tell(each);
   }
 }
 
@@ -408,19 +418,25 @@ void runtime_core::tell_unheard(std::exception_ptr why) noexcept {
 }
 
 void runtime_core::enter(std::shared_ptr<home> guest) {
-  one_more();
   {
     const std::lock_guard held(lock_);
     std::size_t index = homes_.size();
     while (std::any_of(guests_.begin(), guests_.end(), [&](const auto& each) { return each->index == index; })) ++index;
     guest->index = index;
     guests_.push_back(guest);
+    one_more();
   }
-  look(*guest);
+  try {
+    look(*guest);
+  } catch (...) {
+    leave(guest);
+    throw;
+  }
 }
 
 void runtime_core::leave(const std::shared_ptr<remote_home>& guest) noexcept {
   static_cast<home&>(*guest).grace.reset();
+  if (is_child()) return;  // as in over()
   {
     const std::lock_guard held(lock_);
     std::erase(guests_, guest);
