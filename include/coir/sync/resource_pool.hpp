@@ -87,7 +87,7 @@ class pool_lease {
   explicit operator bool() const noexcept { return slot_ != nullptr; }
   // Gives it back.
   void release() noexcept;
-  // The resource goes with the last lease on it. What comes next is made anew.
+  // The resource goes with the last lease on it; until then its fiber has this one. What comes next is made anew.
   void discard();
 
  protected:
