@@ -10,15 +10,14 @@ namespace coir::priv {
 void loop_bound::bind(const loop* here) noexcept {
   // Outside of any loop nothing runs at the same time that could be told from here.
   if (here == nullptr) return;
-  const unsigned other = bound_ == nullptr ? 0 : loop::number_of_living(bound_);
-  if (other == 0) {
-    bound_ = here;
+  if (bound_ == nullptr || loop::number_of_living(bound_) != number_) {
+    *this = loop_bound(*here);
     return;
   }
   fmt::print(stderr,
              "coir: what belongs to loop {} was used on loop {}: locks, channels and throttlers are of one loop; "
              "between loops there are mailboxes (coir/thread/mailbox.hpp)\n",
-             other, here->number());
+             number_, here->number());
   std::abort();
 }
 

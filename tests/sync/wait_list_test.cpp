@@ -6,6 +6,7 @@
 #include <coir/sync/wait_list.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace {
@@ -152,6 +153,25 @@ TEST_CASE("what belongs to one loop and is used on another is an assertion that 
   CHECK_THAT(ended.text, Catch::Matchers::Matches("coir: what belongs to loop [0-9]+ was used on loop [0-9]+:.*\n"));
 }
 #endif
+
+TEST_CASE("what outlives its loop may be used on any other, also when a third has the address of the first") {
+  baton one;
+  std::optional<coir::loop> there(std::in_place);
+  {
+    coir::scheduler fibers(*there);
+    fibers.spawn([&] {
+      coir::await(one.get());
+      one.put();
+    });
+    there->run_once();
+  }
+  there.emplace();
+  coir::run([&] {
+    coir::await(one.get());
+    one.put();
+  });
+  CHECK(one.free());
+}
 
 TEST_CASE("what outlives its loop may be used on the next") {
   baton one;
