@@ -34,6 +34,17 @@ registry& all() {
   return *one;
 }
 
+// The lock, when no thread is in a visit to a loop that nobody had run.
+std::unique_lock<std::mutex> when_none(const unsigned& visits) noexcept {
+  std::unique_lock held(all().lock);
+  while (visits != 0) {
+    held.unlock();
+    std::this_thread::yield();  // it closes something, and is over
+    held.lock();
+  }
+  return held;
+}
+
 // A visit on its way to a loop. One that ends before it comes to it is as good as gone.
 class posted_visit {
  public:
@@ -78,14 +89,15 @@ std::uint16_t loop_registry::free_number() {
 }
 
 void loop_registry::remove(loop& gone) noexcept {
-  const std::lock_guard held(all().lock);
+  const std::unique_lock held = when_none(gone.visits_);
   std::erase(all().loops, &gone);
 }
 
 void loop_registry::settle(loop& found) noexcept {
-  const std::lock_guard held(all().lock);
+  const std::unique_lock held = when_none(found.visits_);
   found.owner_ = std::this_thread::get_id();
 }
+
 
 unsigned loop_registry::number_of(const loop* which) noexcept {
   const std::lock_guard held(all().lock);
@@ -106,9 +118,14 @@ void loop_registry::visit(loop* which, std::uint16_t number, loop_link::work vis
     which->post(posted_visit(which, visiting, what));
     return;
   }
-  // Not under the lock: the work may lead to another visit. What ends a loop is on this thread too.
+  // Not under the lock: the work may lead to another visit. What runs or ends the loop is on this thread too, or waits.
+  const bool is_nobodys = !gone && which->owner_ == std::thread::id();
+  if (is_nobodys) ++which->visits_;
   held.unlock();
   visiting(what, gone ? nullptr : which);
+  if (!is_nobodys) return;
+  held.lock();
+  --which->visits_;
 }
 
 void loop_link::visit_elsewhere(work visiting, void* what) const noexcept {

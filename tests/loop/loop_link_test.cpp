@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -68,6 +70,31 @@ TEST_CASE("a visit to a loop that is gone is made at once, without it") {
   });
   loop->run_once();
   CHECK(seen.loops == std::vector<coir::loop*>(3, nullptr));
+}
+
+TEST_CASE("who runs or ends a loop for the first time waits for the visits of those who found that nobody had") {
+  for (const bool is_run : {true, false}) {
+    std::optional<coir::loop> loop(std::in_place);
+    const coir::loop_link link(*loop);
+    struct long_visit {
+      std::atomic<bool> begun = false;
+      std::atomic<bool> over = false;
+      static void make(void* self, coir::loop*) noexcept {
+        static_cast<long_visit*>(self)->begun = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        static_cast<long_visit*>(self)->over = true;
+      }
+    } visit;
+    std::thread visitor([&] { link.visit(long_visit::make, &visit); });
+    while (!visit.begun) std::this_thread::yield();
+    if (is_run) {
+      loop->run_once();
+    } else {
+      loop.reset();
+    }
+    CHECK(visit.over);
+    visitor.join();
+  }
 }
 
 TEST_CASE("a visit to a loop that ends before it comes to it is made without it") {

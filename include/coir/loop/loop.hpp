@@ -451,6 +451,7 @@ class loop {
   instant outer_deadline_ = never;  // what the timerfd is set to
 
   std::thread::id owner_;
+  unsigned visits_ = 0;  // by threads that found no owner; with the registry's lock
   backend_kind kind_ = backend_kind::automatic;
   bool in_turn_ = false;
   bool forked_ = false;  // this process is a child of the one that made the loop
