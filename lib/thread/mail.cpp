@@ -90,6 +90,10 @@ bool mail_link::unreachable(const mail* spared) noexcept {
   return was_there;
 }
 
+void mail_link::close_if_unreachable() noexcept {
+  if (!port_->open()) unreachable(nullptr);
+}
+
 mail_batch mail_link::take(std::uintptr_t keep) noexcept {
   std::uintptr_t word = word_.load(std::memory_order_relaxed);
   // Acquire: pairs with the release of every push in the chain.
@@ -127,7 +131,7 @@ loop& mail_queue::here() {
   throw_misuse("a mailbox or remote channel was made where no loop runs: name the loop whose fibers are to receive");
 }
 
-mail_queue::mail_queue(loop& on) : link_(new mail_link(on, *this)), on_(&on), bound_(on) {}
+mail_queue::mail_queue(loop& on) : link_(new mail_link(on, *this)), on_(&on), number_(on.number()), bound_(on) {}
 
 mail_queue::~mail_queue() {
   while (!handed_.empty()) handed_.pop_front().from_ = nullptr;
@@ -239,6 +243,13 @@ void mail_queue::update_hold() noexcept {
   }
 }
 
+// The loop that it is for, and not the next at that address. Not asked of the port: its word travels between the
+// threads with each message.
+inline bool mail_queue::at_home() const noexcept {
+  const loop& here = running_fiber().home().on();
+  return &here == on_ && here.number() == number_;
+}
+
 std::size_t mail_queue::pending() const noexcept {
   std::size_t count = 0;
   for (const mail* each = first_; each != nullptr; each = each->next_) ++count;
@@ -249,6 +260,8 @@ std::size_t mail_queue::pending() const noexcept {
 
 bool mail_wait::start(waiter& told) {
   from_->check();
+  if (!from_->at_home()) [[unlikely]]
+    from_->link_->close_if_unreachable();
   if (from_->waiting_.empty()) {
     got_ = from_->pop();
     if (got_ != nullptr) {

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -125,6 +126,25 @@ TEST_CASE("a message to a loop that has ended is refused, though its mailbox is 
     CHECK(kept == alive);
   }
   CHECK(alive.use_count() == 1);
+}
+
+TEST_CASE("a mailbox that outlives its loop is closed for those who receive from it on the next") {
+  const bool in_one_place = GENERATE(false, true);
+  std::optional<coir::loop> there(std::in_place);
+  coir::mailbox<int> box(*there);
+  const auto to = box.sender();
+  if (in_one_place) {
+    there.emplace();
+    coir::scheduler fibers(*there);
+    bool empty = false;
+    fibers.spawn([&] { empty = !coir::await(box.receive()); });
+    there->run_once();
+    CHECK(empty);
+  } else {
+    there.reset();
+    coir::run([&] { CHECK_FALSE(coir::await(box.receive())); });
+  }
+  CHECK(to.closed());
 }
 
 TEST_CASE("a bounded mailbox takes as many as fit, and says when it is full") {

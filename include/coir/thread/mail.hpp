@@ -125,6 +125,8 @@ class mail_link {
   void release() noexcept;
   // Those who receive are fibers of that loop.
   bool leads_to(const loop& which) const noexcept { return port_ == which.port(); }
+  // What outlives its loop gets nothing more.
+  void close_if_unreachable() noexcept;
 
  private:
   friend class mail_queue;
@@ -218,10 +220,12 @@ class mail_queue {
   void made_room() noexcept;
   void give_back(mail& what) noexcept;
   void hand(mail_wait& to, mail* what) noexcept;
+  bool at_home() const noexcept;
   bool drained() const noexcept { return link_->closed() && link_->empty() && first_ == nullptr; }
 
   mail_link* link_;
   loop* on_;
+  std::uint16_t number_;
   mail* first_ = nullptr;
   mail* last_ = nullptr;
   std::ptrdiff_t freed_ = 0;  // places that nobody has been told of
