@@ -42,9 +42,19 @@ void pin_this_thread(std::size_t processor) noexcept {
   ::pthread_setaffinity_np(::pthread_self(), sizeof only, &only);
 }
 
-std::string text_of(std::exception_ptr why) {
+// What a line on standard error says, made by a function that may run out of memory.
+template <class Text>
+void tell_line(Text text) noexcept {
   try {
-    std::rethrow_exception(std::move(why));
+    priv::tell(text());
+  } catch (const std::bad_alloc&) {
+    priv::tell("coir: a runtime or one of its fibers failed, and there is no memory to say how\n");
+  }
+}
+
+std::string text_of(const std::exception_ptr& why) {
+  try {
+    std::rethrow_exception(why);
   } catch (const std::exception& error) {
     return error.what();
   } catch (...) {
@@ -81,17 +91,20 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
     void check_process() const override { of_->check_process(); }
     void ended() noexcept override { of_->one_less(); }
     void failed(std::exception_ptr why) noexcept override {
+      if (of_->is_child()) return;  // a thread of the parent's may have had the lock
       // Who joined one that the same stop has cancelled before.
       if (of_->stopping() && is_cancellation(why)) return;
       of_->fail(std::move(why));
     }
     void report(const remote_core& whom, const fiber_base* which, std::exception_ptr why) noexcept override {
       if (which != nullptr) {
-        of_->report(*which, std::move(why));
-      } else {
-        priv::tell(fmt::format("coir: a remote fiber{}{} of loop {} could not begin: {}\n", whom.name().empty() ? "" : " ",
-                               whom.name(), index, text_of(std::move(why))));
+        fibers->tell_failure(*which, std::move(why));
+        return;
       }
+      tell_line([&] {
+        return fmt::format("coir: a remote fiber{}{} of loop {} could not begin: {}\n", whom.name().empty() ? "" : " ",
+                           whom.name(), index, text_of(why));
+      });
     }
 
     // Its loop is to look at what has changed. With the core's lock. Nothing is allocated: it may be what ends a program
@@ -108,6 +121,7 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
     }
 
     bool in_run = false;  // of a thread that is in run(), which knows itself when it has ended
+    bool left = false;    // its thread's: run() is over, and nothing may begin on its loop
     owned<timer> grace;   // its thread's
 
    private:
@@ -119,7 +133,7 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
       of_->look(*this);
     }
     void over() noexcept override {
-      if (of_->is_child()) return;  // a thread of the parent's may have had the lock
+      if (of_->is_child()) return;  // as in failed()
       std::shared_ptr<home> last;
       const std::shared_ptr<runtime_core> of = of_;
       const std::lock_guard held(of->lock_);
@@ -208,7 +222,6 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
     heard_ = heard_ || failure_ != nullptr;
     return failure_;
   }
-  void report(const fiber_base& which, std::exception_ptr why) noexcept;
 
   void stop(duration grace) noexcept;
   bool stopping() const noexcept { return stopping_.load(std::memory_order_seq_cst); }
@@ -249,24 +262,18 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
   bool over_ = false;
 };
 
-void runtime_core::report(const fiber_base& which, std::exception_ptr why) noexcept {
-  if (options_.on_failure_) {
-    options_.on_failure_(which, std::move(why));
-    return;
-  }
-  const place at = which.spawned_at();
-  priv::tell(fmt::format("coir: remote fiber {}{}{}, spawned at {}:{}, failed: {}\n", which.id(),
-                         which.name().empty() ? "" : " ", which.name(), at.file_name(), at.line(),
-                         text_of(std::move(why))));
-}
-
 void runtime_core::start() {
   const std::size_t count = options_.loops_ != 0 ? options_.loops_ : processors_.size();
-  homes_.reserve(count);
-  threads_.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    homes_.push_back(std::make_shared<home>(shared_from_this()));
-    homes_.back()->index = i;
+  try {
+    homes_.reserve(count);
+    threads_.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      homes_.push_back(std::make_shared<home>(shared_from_this()));
+      homes_.back()->index = i;
+    }
+  } catch (...) {
+    homes_.clear();  // they hold this
+    throw;
   }
   std::exception_ptr refused;
   {
@@ -312,8 +319,6 @@ std::exception_ptr runtime_core::refusal_of_thread(std::size_t index, std::size_
 }
 
 void runtime_core::work(std::size_t index) noexcept {
-  priv::name_this_thread(fmt::format("{}-{}", options_.name_, index));
-  if (options_.pin_) pin_this_thread(processors_[index % processors_.size()]);
   const auto started = [&] {
     const std::lock_guard held(lock_);
     --starting_;
@@ -321,6 +326,8 @@ void runtime_core::work(std::size_t index) noexcept {
   };
   bool is_started = false;
   try {
+    priv::name_this_thread(fmt::format("{}-{}", options_.name_, index));
+    if (options_.pin_) pin_this_thread(processors_[index % processors_.size()]);
     home& mine = *homes_[index];
     loop on(options_.loop_);
     give_blocking(on);
@@ -350,6 +357,12 @@ void runtime_core::serve(home& mine, loop& on) {
     try {
       turning();
     } catch (...) {
+      if (is_child()) {
+        // There is nothing to go back to: the other threads, and this one's caller, are the parent's.
+        priv::tell("coir: a fiber of a runtime forked, and the child came back from it; it must end there, in exec or "
+                   "_exit\n");
+        std::abort();
+      }
       fail(std::current_exception());
     }
   };
@@ -364,7 +377,7 @@ void runtime_core::serve(home& mine, loop& on) {
 
 // On the loop of `mine`: does what stop() asks for.
 void runtime_core::look(home& mine) {
-  if (!stopping()) return;
+  if (!stopping() || mine.left) return;
   instant until;
   {
     const std::lock_guard held(lock_);
@@ -374,11 +387,16 @@ void runtime_core::look(home& mine) {
   loop& on = mine.fibers->on();
   const duration left = until - steady_now();
   mine.grace.reset();
-  if (left <= duration::zero()) {
-    root.cancel();
-  } else {
+  if (left > duration::zero()) {
     root.shut_down();
-    mine.grace = on.after(left, [&root](timer&) { root.cancel(); });
+    try {
+      mine.grace = on.after(left, [&root](timer&) { root.cancel(); });
+    } catch (const std::bad_alloc&) {
+      // Nobody could end the grace.
+      root.cancel();
+    }
+  } else {
+    root.cancel();
   }
   if (!mine.in_run) on.stop();
 }
@@ -414,7 +432,7 @@ void runtime_core::fail(std::exception_ptr why) noexcept {
 }
 
 void runtime_core::tell_unheard(std::exception_ptr why) noexcept {
-  priv::tell("coir: what a runtime ended with was never asked for: " + text_of(std::move(why)) + "\n");
+  tell_line([&] { return "coir: what a runtime ended with was never asked for: " + text_of(why) + "\n"; });
 }
 
 void runtime_core::enter(std::shared_ptr<home> guest) {
@@ -435,8 +453,10 @@ void runtime_core::enter(std::shared_ptr<home> guest) {
 }
 
 void runtime_core::leave(const std::shared_ptr<remote_home>& guest) noexcept {
-  static_cast<home&>(*guest).grace.reset();
-  if (is_child()) return;  // as in over()
+  auto& mine = static_cast<home&>(*guest);
+  mine.left = true;
+  mine.grace.reset();
+  if (is_child()) return;  // as in failed()
   {
     const std::lock_guard held(lock_);
     std::erase(guests_, guest);

@@ -11,7 +11,11 @@
 #include <coir/thread/mailbox.hpp>
 #include <coir/thread/remote_channel.hpp>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <memory>
@@ -157,6 +161,18 @@ TEST_CASE("a failure that is to be reported touches nobody else") {
   CHECK(told == 2);
 }
 
+TEST_CASE("one on the loop of a thread in run() goes to the handler of that loop") {
+  coir::runtime rt(runtime_options().loops(1));
+  int told = 0;
+  rt.run(
+      [&] {
+        static_cast<void>(rt.spawn_on(rt.this_loop(), [] { throw crash("told"); }, coir::report_failure));
+        while (told == 0) coir::await(coir::yield());
+      },
+      coir::run_options().on_failure([&](const coir::fiber_base&, std::exception_ptr) { ++told; }));
+  CHECK_FALSE(rt.stopping());
+}
+
 TEST_CASE("neither does one for which the system has no memory: joining throws, or it is a line on standard error") {
   constexpr std::size_t too_much = std::size_t{1} << 50;
   coir::runtime rt(runtime_options().loops(1));
@@ -230,6 +246,30 @@ TEST_CASE("a runtime is destroyed inside a fiber of a loop that its fibers talk 
       CHECK(numbers.stats().senders == 0);
     }
   });
+}
+
+TEST_CASE("what stop() asks of a thread in run() comes to nothing when its body is over") {
+  coir::runtime rt(runtime_options().loops(1));
+  bool has_begun = false;
+  bool body_is_over = false;
+  std::size_t timers = 1;
+  coir::remote<void> shielded;
+  rt.run([&] {
+    shielded = rt.spawn_on(rt.this_loop(), [&] {
+      coir::cancel_scope alone;
+      alone.shield();
+      alone.run([&] {
+        has_begun = true;
+        while (!body_is_over) coir::await(coir::yield());
+        coir::await(coir::sleep_for(5ms));
+        timers = coir::loop::current()->census().timers;
+      });
+    });
+    while (!has_begun) coir::await(coir::yield());
+    rt.stop(5s);
+    body_is_over = true;
+  });
+  CHECK(timers == 0);
 }
 
 TEST_CASE("stopping at once from many threads and fibers is one end") {
@@ -335,6 +375,34 @@ TEST_CASE("a child process has no threads of its parent's runtime, and is told s
   CHECK(ended.exit_code == 0);
   CHECK_THAT(ended.text, Contains("in a child process (fork)"));
   CHECK(f.state() != coir::remote_state::dead);
+}
+
+TEST_CASE("a child that a fiber of a runtime forks, and that goes on there, ends with a word") {
+  coir::runtime rt(runtime_options().loops(2));
+  int out[2];
+  REQUIRE(::pipe(out) == 0);
+  auto f = rt.spawn_on(0, [&] {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::signal(SIGABRT, SIG_DFL);  // Catch2 would tell of it as of a failure
+      ::dup2(out[1], 2);
+      ::close(out[1]);
+      coir::await(coir::yield());
+      coir::await(coir::sleep_for(1ms));
+      ::_exit(0);
+    }
+    return child;
+  });
+  const pid_t child = f.get();
+  ::close(out[1]);
+  std::string said;
+  char some[256];
+  for (ssize_t n = 0; (n = ::read(out[0], some, sizeof some)) > 0;) said.append(some, static_cast<std::size_t>(n));
+  ::close(out[0]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK((WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT));
+  CHECK_THAT(said, Contains("a fiber of a runtime forked, and the child came back from it"));
 }
 
 TEST_CASE("in a child process nobody waits for a fiber of its parent's that had not ended") {

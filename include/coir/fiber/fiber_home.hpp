@@ -125,6 +125,9 @@ class fiber_home final : public ready_hook {
   void return_stack(fiber_base& of) noexcept { return_stack(*std::exchange(of.stack_, nullptr)); }
   priv::stack_exit run_on_stack(fiber_base& self) noexcept;
 
+  // To the failure handler, or standard error.
+  void tell_failure(const fiber_base& which, std::exception_ptr why) noexcept;
+
   // Visits every fiber that is not dead, parents before children.
   template <class Visit>
   void for_each(Visit&& visit) const {
@@ -197,7 +200,6 @@ class fiber_home final : public ready_hook {
   void run_some() noexcept;
   // To whoever owns the region, or to the failure handler.
   void pass_failure(const fiber_base& which, region& where) noexcept;
-  void tell_failure(const fiber_base& which, std::exception_ptr why) noexcept;
   // `cancelled` because of this region was caught by the fiber, which went on.
   void note_swallowed(const fiber_base& which, region& origin) noexcept;
 
