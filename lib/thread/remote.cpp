@@ -152,6 +152,7 @@ void remote_core::order_interrupt(std::exception_ptr what) const {
 // --- waiting on a loop ---
 
 bool remote_wait::start(waiter& told) {
+  if (whom_ == nullptr) throw_misuse("the end of a remote fiber was awaited by an op that had been moved from");
   if (whom_->state() == remote_state::dead) return false;
   whom_->home().check_process();
   fiber_base& self = running_fiber();

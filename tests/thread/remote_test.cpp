@@ -101,9 +101,12 @@ TEST_CASE("a plain thread waits for the result, or so long, and the fiber lives 
   });
   CHECK_FALSE(f.wait_for(1ms));
   CHECK(f.state() != remote_state::dead);
-  std::thread later([&] { go = true; });
+  std::thread later([&] {
+    std::this_thread::sleep_for(10ms);  // until the other waits, most of the time
+    go = true;
+  });
   // Further away than the clock goes.
-  CHECK(f.wait_for(coir::duration::max() - 1h));
+  CHECK(f.wait_for(coir::duration::max() - 1ns));
   later.join();
   CHECK(f.get() == "done");
   CHECK(f.wait_for(1ms));
@@ -286,6 +289,17 @@ TEST_CASE("blocking the thread of a loop, an empty handle and a join of oneself 
     coir::await(self.join());
   });
   box.get();
+}
+
+TEST_CASE("an op that was moved from is a mistake that is named") {
+  coir::runtime rt(two());
+  auto f = rt.spawn_on(0, [] {});
+  coir::run([&] {
+    auto op = f.join();
+    auto moved = std::move(op);
+    CHECK_THROWS_AS(coir::await(op), std::logic_error);
+    coir::await(moved);
+  });
 }
 
 TEST_CASE("where a fiber waits for a remote one is said in the report") {
