@@ -17,7 +17,8 @@
 // Cancel   gives up the place at once, and then waits for the mutex, which nothing shortens. A waiter that was notified
 //          before returns as if nothing had happened, and is cancelled at its next suspend point: a notification is
 //          never lost, and one that comes after the time was over goes to another.
-// Errors   std::logic_error for a guard that has no lock, or one of another fiber. What the predicate throws.
+// Errors   std::logic_error for a guard that has no lock, or one of another fiber. What the predicate throws. A select()
+//          of a wait and of the lock() of the same mutex waits for itself when the lock wins: a deadlock, and reported.
 // Cost     wait and notify: two hand-overs. No allocation; with a predicate one coroutine's frame.
 // See      coir/sync/mutex.hpp, coir/sync/event.hpp; lib/sync/NOTE.md
 #pragma once

@@ -8,11 +8,12 @@
 // When the one who does it fails or is cancelled, that is its caller's; the next of those who wait tries.
 //
 // Shape    an object that is neither copied nor moved. call() of a function that gives a task is a task. enter() is the
-//          op underneath: it gives a turn, which is empty when all is done, and on which whoever has it calls done().
+//          op underneath: it gives a turn, which is empty when all is done or the once is gone(), and on which whoever has
+//          it calls done().
 // Order    first come, first served.
 // Thread   one loop.
-// Lifetime those who still wait when it goes, or have been handed the turn and have not run yet, wait until they are
-//          cancelled.
+// Lifetime those who still wait when it goes wait until they are cancelled. So do those in call() who had been handed
+//          the turn and had not run yet; enter() gives them one that is gone().
 // Cancel   a waiter's aborts now. One that has been handed the turn already runs the body, which is cancelled at its
 //          first suspend point; then the next has the turn.
 // Errors   what the body throws. std::logic_error for a body that calls the once it runs in.
