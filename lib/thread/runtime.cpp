@@ -385,12 +385,12 @@ void runtime_core::look(home& mine) {
   }
   region& root = mine.fibers->root();
   loop& on = mine.fibers->on();
-  const duration left = until - steady_now();
+  const duration grace = until - steady_now();
   mine.grace.reset();
-  if (left > duration::zero()) {
+  if (grace > duration::zero()) {
     root.shut_down();
     try {
-      mine.grace = on.after(left, [&root](timer&) { root.cancel(); });
+      mine.grace = on.after(grace, [&root](timer&) { root.cancel(); });
     } catch (const std::bad_alloc&) {
       // Nobody could end the grace.
       root.cancel();

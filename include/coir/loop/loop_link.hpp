@@ -34,8 +34,8 @@ class loop_link {
   bool is_here() const noexcept {
     return loop_ == loop::current() && loop_->number() == number_ && loop_->usable();
   }
-  // Calls `visiting` once: on the loop's thread, at once when this is it, or without a loop when that has
-  // ended, or was left behind in the parent process.
+  // Calls `visiting` once: on the loop's thread, at once when this is it or nobody has run the loop yet, or without a
+  // loop when that has ended, or was left behind in the parent process.
   void visit(work visiting, void* what) const noexcept {
     if (is_here()) [[likely]] {
       visiting(what, loop_);
