@@ -185,6 +185,7 @@ class fiber_home final : public ready_hook {
   void run(fiber_base& which) noexcept;
   bool start_or_end(fiber_base& which) noexcept;
   fiber_base* next_on_stack() noexcept;
+  void fetch_ahead() noexcept;
   void trace_stop(fiber_base& which) noexcept;
   void body_over(fiber_base& which) noexcept;
   void end(fiber_base& which) noexcept;
