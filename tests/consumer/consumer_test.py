@@ -147,8 +147,9 @@ def subproject(_, scratch, compiler):
         shutil.copy(source, project)
     shutil.copytree(ROOT, project / "subprojects" / "coir",
                     ignore=shutil.ignore_patterns("build*", ".git"))
+    # Unity: a fifth of the time.
     run("meson", "setup", build, project, "--buildtype=plain", f"--prefix={prefix}",
-        "-Ddefault_library=static", CXX=" ".join(compiler))
+        "-Ddefault_library=static", "-Dunity=subprojects", CXX=" ".join(compiler))
     run("meson", "compile", "-C", build)
     check_outputs(build)
 
