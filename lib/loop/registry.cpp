@@ -34,14 +34,17 @@ registry& all() {
   return *one;
 }
 
+// For the end of another thread's visit, which closes something and is over.
+void pause(std::unique_lock<std::mutex>& held) noexcept {
+  held.unlock();
+  std::this_thread::yield();
+  held.lock();
+}
+
 // The lock, when no thread is in a visit to a loop that nobody had run.
 std::unique_lock<std::mutex> when_none(const unsigned& visits) noexcept {
   std::unique_lock held(all().lock);
-  while (visits != 0) {
-    held.unlock();
-    std::this_thread::yield();  // it closes something, and is over
-    held.lock();
-  }
+  while (visits != 0) pause(held);
   return held;
 }
 
@@ -98,7 +101,6 @@ void loop_registry::settle(loop& found) noexcept {
   found.owner_ = std::this_thread::get_id();
 }
 
-
 unsigned loop_registry::number_of(const loop* which) noexcept {
   const std::lock_guard held(all().lock);
   const auto found = std::find(all().loops.begin(), all().loops.end(), which);
@@ -109,21 +111,31 @@ unsigned loop::number_of_living(const loop* which) noexcept { return loop_regist
 
 void loop_registry::visit(loop* which, std::uint16_t number, loop_link::work visiting,
                           void* what) noexcept {
+  const auto me = std::this_thread::get_id();
   std::unique_lock held(all().lock);
-  const auto found = std::find(all().loops.begin(), all().loops.end(), which);
-  // Gone, or another one in its place: with it went all that was in flight.
-  const bool gone = found == all().loops.end() || which->number() != number;
-  if (!gone && !which->is_own_thread()) {
-    // Under the lock, so that it cannot end meanwhile.
-    which->post(posted_visit(which, visiting, what));
-    return;
+  for (;;) {
+    const auto found = std::find(all().loops.begin(), all().loops.end(), which);
+    // Gone, or another one in its place: with it went all that was in flight.
+    const bool gone = found == all().loops.end() || which->number() != number;
+    if (!gone && !which->is_own_thread()) {
+      // Under the lock, so that it cannot end meanwhile.
+      which->post(posted_visit(which, visiting, what));
+      return;
+    }
+    // Not under the lock: the work may lead to another visit. What runs or ends the loop is on this thread too, or waits.
+    if (gone || which->owner_ == me) {
+      held.unlock();
+      visiting(what, gone ? nullptr : which);
+      return;
+    }
+    // Nobody's: one thread at a time.
+    if (which->visits_ == 0 || which->visitor_ == me) break;
+    pause(held);
   }
-  // Not under the lock: the work may lead to another visit. What runs or ends the loop is on this thread too, or waits.
-  const bool is_nobodys = !gone && which->owner_ == std::thread::id();
-  if (is_nobodys) ++which->visits_;
+  which->visitor_ = me;
+  ++which->visits_;
   held.unlock();
-  visiting(what, gone ? nullptr : which);
-  if (!is_nobodys) return;
+  visiting(what, which);
   held.lock();
   --which->visits_;
 }
@@ -140,6 +152,7 @@ void loop_registry::in_parent() noexcept { all().lock.unlock(); }
 void loop_registry::in_child() noexcept {
   for (loop* const inherited : all().loops) {
     inherited->forked_ = true;
+    inherited->visits_ = 0;  // of threads that are not here
     inherited->port_.ours->abandon();
     inherited->backend_->abandon();
     if (inherited->watches_ != nullptr) inherited->watches_->abandon();

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -95,6 +96,61 @@ TEST_CASE("who runs or ends a loop for the first time waits for the visits of th
     CHECK(visit.over);
     visitor.join();
   }
+}
+
+TEST_CASE("visits to a loop that nobody has run are made one at a time, and lead to others") {
+  coir::loop loop;
+  struct alone {
+    coir::loop_link link;
+    std::atomic<int> inside = 0;
+    std::atomic<int> most = 0;
+    std::atomic<int> made = 0;
+    static void make(void* self, coir::loop*) noexcept {
+      auto& mine = *static_cast<alone*>(self);
+      mine.most = std::max(mine.most.load(), ++mine.inside);
+      std::this_thread::yield();
+      if (++mine.made <= 100) mine.link.visit(nested, &mine);
+      --mine.inside;
+    }
+    static void nested(void* self, coir::loop* on) noexcept {
+      if (on != nullptr) ++static_cast<alone*>(self)->made;
+    }
+  } visit{coir::loop_link(loop)};
+  const auto many = [&] {
+    for (int i = 0; i < 50; ++i) visit.link.visit(alone::make, &visit);
+  };
+  std::thread other(many);
+  many();
+  other.join();
+  CHECK(visit.most == 1);
+  CHECK(visit.made >= 100);
+}
+
+TEST_CASE("a child that was forked during a thread's visit ends the loop without waiting for it") {
+  std::optional<coir::loop> loop(std::in_place);
+  const coir::loop_link link(*loop);
+  struct long_visit {
+    std::atomic<bool> begun = false;
+    std::atomic<bool> may_end = false;
+    static void make(void* self, coir::loop*) noexcept {
+      auto& mine = *static_cast<long_visit*>(self);
+      mine.begun = true;
+      while (!mine.may_end) std::this_thread::yield();
+    }
+  } visit;
+  std::thread visitor([&] { link.visit(long_visit::make, &visit); });
+  while (!visit.begun) std::this_thread::yield();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    loop.reset();
+    ::_exit(0);
+  }
+  visit.may_end = true;
+  visitor.join();
+  REQUIRE(child > 0);
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
 }
 
 TEST_CASE("a visit to a loop that ends before it comes to it is made without it") {

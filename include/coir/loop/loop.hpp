@@ -451,7 +451,8 @@ class loop {
   instant outer_deadline_ = never;  // what the timerfd is set to
 
   std::thread::id owner_;
-  unsigned visits_ = 0;  // by threads that found no owner; with the registry's lock
+  unsigned visits_ = 0;  // by a thread that found no owner; with the registry's lock
+  std::thread::id visitor_;  // ... and which
   backend_kind kind_ = backend_kind::automatic;
   bool in_turn_ = false;
   bool forked_ = false;  // this process is a child of the one that made the loop

@@ -9,7 +9,7 @@
 //
 // Shape    a loop and its number: another loop may have its address by now. Copies.
 // Order    with the loop's posts.
-// Thread   any.
+// Thread   any. While nobody has run the loop, not beside a thread that still prepares it: one visits at a time.
 // Errors   none. Ends the program when there is no memory for a post.
 // Cost     on the loop's thread, while it runs: a comparison. Elsewhere a lock, and a post.
 // See      coir/loop/descriptor.hpp
