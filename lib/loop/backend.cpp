@@ -2,6 +2,7 @@
 
 #include "request_row.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -67,7 +68,9 @@ chunk_pool& backend::chunks() {
 bool backend::begin_otherwise(request& what) {
   // A path has no descriptor yet.
   if (what.kind == request_kind::open) return do_start(what, apart_);
-  if (what.fd < 0 || descriptors_[what.fd].closing) {
+  // A number that is no descriptor must not make the table as long as it is large.
+  if (what.fd < 0 || (descriptors_.find(what.fd) == nullptr && ::fcntl(what.fd, F_GETFD) < 0) ||
+      descriptors_[what.fd].closing) {
     what.result = -EBADF;
     return false;
   }
@@ -114,8 +117,7 @@ void backend::adopt(int fd) {
 
 void backend::complete_held_up(request& what, int result) noexcept {
   const int fd = what.fd;
-  what.held_up_ = false;
-  complete(what, result);
+  finish(what, result);
   go_on_closing(fd);
 }
 
@@ -136,21 +138,24 @@ void backend::deliver(request& what, int result) noexcept {
   what.told->done();
 }
 
+// Nobody asked for this one to stop: whoever waits for it is told.
+void backend::give_up(request& what, descriptor_state& state) noexcept {
+  if (do_withdraw(what, state) == abort_answer::later) return;
+  what.result = -ECANCELED;
+  count_completed(what, what.result);
+  if (what.told != nullptr) what.told->done();
+}
+
 void backend::withdraw_all(descriptor_state& state) noexcept {
-  state.requests.for_each([&](request& what) {
+  walk(state.requests, [&](request& what) {
     what.held_up_ = true;
-    if (do_withdraw(what, state) == abort_answer::now) {
-      // Nobody asked for this one to stop: whoever waits for it is told.
-      what.result = -ECANCELED;
-      count_completed(what, what.result);
-      if (what.told != nullptr) what.told->done();
-    }
+    give_up(what, state);
   });
 }
 
 // Requests of an earlier life of the number, which somebody closed under them.
 void backend::disinherit(descriptor_state& state) noexcept {
-  state.requests.for_each([&](request& what) {
+  walk(state.requests, [&](request& what) {
     if (do_withdraw(what, state) == abort_answer::later) {
       what.unlink();
       apart_.requests.push_back(what);
@@ -218,6 +223,9 @@ void backend::drain() noexcept {
   draining_ = true;
   attended_ = -1;  // the watchers are gone, and their descriptor may be a stranger's
   descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
+  walk(apart_.requests, [&](request& what) {
+    if (what.kind != request_kind::close) give_up(what, apart_);
+  });
   while (in_flight_ != 0) {
     if (blocking_.settle == nullptr || !blocking_.settle(blocking_.self)) wait(never);
   }
@@ -230,11 +238,11 @@ void backend::let_go() noexcept {
     if (what.told != nullptr) what.told->done();
   };
   descriptors_.for_each([&](int fd, descriptor_state& state) {
-    state.requests.for_each(tell);
+    walk(state.requests, tell);
     state.lingers = false;
     if (state.closing) go_on_closing(fd);
   });
-  apart_.requests.for_each(tell);
+  walk(apart_.requests, tell);
 }
 
 }  // namespace coir

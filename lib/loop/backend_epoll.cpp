@@ -167,7 +167,7 @@ int epoll_backend::rebuild() noexcept {
   descriptors_.for_each([&](int fd, descriptor_state& state) {
     if (state.watched) return;
     int refused = EBADF;
-    state.requests.for_each([&](request& what) {
+    walk(state.requests, [&](request& what) {
       if (may_block(what) || state.watched) return;
       if (fd == epoll_.get() || !watch(fd, state, refused)) complete(what, -refused);
     });
@@ -365,7 +365,7 @@ bool epoll_backend::serve_multishot(request& what, descriptor_state& state) noex
 void epoll_backend::serve(int fd, descriptor_state& state) noexcept {
   bool input = state.readable || state.ended;
   bool output = state.writable || state.ended;
-  state.requests.for_each([&](request& what) {
+  walk(state.requests, [&](request& what) {
     const request_row& row = row_of(what.kind);
     if (!is_plain(what, row)) [[unlikely]]
       return serve_special(what, state, input, output);

@@ -15,6 +15,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 using namespace std::chrono_literals;
 using coir::request;
@@ -231,6 +232,47 @@ TEST_CASE("a descriptor that is being closed takes no request of any kind") {
   }
 }
 
+// As a select does: who is told withdraws what it lost, on the same descriptor and on others.
+TEST_CASE("whoever is told may withdraw the other requests of his descriptor") {
+  enum class event { served, closed, taken_over };
+  for (const event what : {event::served, event::closed, event::taken_over}) {
+    support::leaves_no_descriptor([&] {
+      coir::loop loop;
+      std::optional<connection> ends(std::in_place, loop);
+      const int fd = ends->mine.get();
+      support::fill(fd);
+      std::array<std::byte, 8> buffer;
+      std::deque<support::asked> all;
+      all.emplace_back(request::poll(fd, POLLIN));
+      all.emplace_back(request::recv(fd, buffer));
+      all.emplace_back(request::send(fd, buffer));
+      all.emplace_back(request::poll(fd, POLLIN));
+      const std::size_t count = all.size();
+      std::size_t told = 0;
+      for (support::asked& each : all) {
+        each.seen.then = [&](request&) {
+          if (++told > 1) return;
+          for (support::asked& other : all) {
+            if (!other.over()) static_cast<void>(loop.withdraw(other.request));
+          }
+        };
+        REQUIRE(loop.start(each.request));
+      }
+      support::idle_turns(loop);
+      if (what == event::served) REQUIRE(::write(ends->peer.get(), "abc", 3) == 3);
+      if (what == event::closed) ends->mine.reset();
+      if (what == event::taken_over) loop.adopt(fd);
+      support::run_until(loop, [&] { return loop.in_flight() == 0; });
+      CHECK(told >= 1);
+      CHECK(told <= count);
+      for (const support::asked& each : all) {
+        CHECK(each.over());
+        CHECK(each.seen.count() <= 1);
+      }
+    });
+  }
+}
+
 TEST_CASE("a close that has begun is not stopped") {
   coir::loop loop;
   connection ends(loop);
@@ -343,6 +385,24 @@ TEST_CASE("a descriptor may be destroyed by another thread, and is closed on the
     other.join();
     CHECK(told_by == std::this_thread::get_id());
     CHECK_FALSE(is_open(fd));
+  });
+}
+
+TEST_CASE("descriptors of a loop that nobody has run may be destroyed by several threads at once") {
+  support::leaves_no_descriptor([] {
+    coir::loop loop;
+    std::array<std::vector<coir::descriptor>, 2> halves;
+    for (int i = 0; i < 200; ++i) {
+      support::fd_pair both = support::socket_pair();
+      for (const std::size_t half : {0U, 1U}) {
+        loop.lingers(both[half].get());
+        halves[half].emplace_back(loop, both[half].release());
+      }
+    }
+    std::thread other([&] { halves[0].clear(); });
+    halves[1].clear();
+    other.join();
+    support::run_until(loop, [&] { return loop.in_flight() == 0; });
   });
 }
 

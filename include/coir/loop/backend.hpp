@@ -184,10 +184,7 @@ class backend {
   void complete(request& what, int result) noexcept {
     if (what.held_up_) [[unlikely]]
       return complete_held_up(what, result);
-    count_completed(what, result);
-    what.result = result;
-    leave(what);
-    if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
+    finish(what, result);
   }
   void deliver(request& what, int result) noexcept;   // one of several
   void detach(request& what) noexcept { leave(what); }  // over, nobody is told
@@ -202,6 +199,20 @@ class backend {
   static std::uint16_t& chunk_of(request& what) noexcept { return what.chunk_; }
   static std::uint32_t& slot_of(request& what) noexcept { return what.slot_; }
   static std::uint32_t slot_of(const request& what) noexcept { return what.slot_; }
+
+  // Calls `visit` for each of these requests. Whoever is told on the way may withdraw any of them, as a select does
+  // with what it lost, and so the next one is kept where leave() finds it.
+  template <class Visit>
+  void walk(const list<request>& over, Visit visit) noexcept {
+    walker mine{over.empty() ? nullptr : &over.front(), over, walkers_};
+    walkers_ = &mine;
+    while (mine.next != nullptr) {
+      request& what = *mine.next;
+      mine.next = over.after(what);
+      visit(what);
+    }
+    walkers_ = mine.outer;
+  }
 
   descriptor_table descriptors_;
   backend_stats stats_;
@@ -230,13 +241,31 @@ class backend {
     ++stats_.completed;
   }
   bool finish_close(int fd, descriptor_state& state, request* closer) noexcept;
+  void finish(request& what, int result) noexcept {
+    count_completed(what, result);
+    what.result = result;
+    leave(what);
+    if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
+  }
+  void give_up(request& what, descriptor_state& state) noexcept;
   void leave(request& what) noexcept {
+    for (walker* each = walkers_; each != nullptr; each = each->outer) {
+      if (each->next == &what) [[unlikely]]
+        each->next = each->over.after(what);
+    }
     what.armed_ = false;
     what.unlink();
     --in_flight_;
     if (what.background) [[unlikely]]
       --background_;
   }
+
+  struct walker {
+    request* next;
+    const list<request>& over;
+    walker* outer;
+  };
+  walker* walkers_ = nullptr;  // the innermost
 
   // What is in flight on no descriptor: opens, closes that something holds up or that linger, and what was
   // left of a number's earlier life.

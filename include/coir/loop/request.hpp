@@ -15,6 +15,7 @@
 // Order    requests of one direction on one descriptor are served first come, first served on epoll.
 //          On io_uring the kernel decides: keep one in flight per direction where order matters.
 // Thread   the loop's.
+//          MSG_WAITALL is not heeded: a result may be less than asked.
 // Cancel   loop.withdraw(request).
 // Errors   result is what the system call returned, or minus its errno. A descriptor that is being
 //          closed gives -EBADF at start; one that is closed while the request waits, -ECANCELED.
@@ -121,6 +122,8 @@ class request : public list_node {
 
   // Started, and not over.
   bool armed() const noexcept { return armed_; }
+  // Its descriptor was closed while it was in flight, whatever came of it.
+  bool closed_under() const noexcept { return held_up_; }
   // Of a recv: the next one will probably find bytes, because this one did as soon as it was submitted, or
   // left some behind (io_uring only; false on epoll).
   bool more_expected() const noexcept { return more_expected_; }
@@ -143,7 +146,7 @@ class request : public list_node {
   bool armed_ = false;
   bool more_expected_ = false;
   bool withdrawn_ = false;  // the kernel was asked to give it up
-  bool held_up_ = false;    // a close of its descriptor waits for it
+  bool held_up_ = false;    // a close of its descriptor waits for it, or has
   std::uint16_t chunk_ = 0;
   std::uint32_t slot_ = 0;  // where the io_uring backend finds it
 };
