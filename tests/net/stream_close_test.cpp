@@ -8,6 +8,7 @@
 #include "support/catch.hpp"
 #include "support/loop_tools.hpp"
 
+#include <array>
 #include <optional>
 #include <string>
 #include <thread>
@@ -82,6 +83,41 @@ TEST_CASE("a writer that waits on a stream that ends gets bad_file_descriptor, a
         while (const std::size_t n = wait(ends.far.read_some(std::as_writable_bytes(std::span(block)))))
           arrived += n;
         CHECK(arrived == moved);
+      }
+    });
+  });
+}
+
+TEST_CASE("a stream that ends in the turn in which a step of several began is not asked for another") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      for (const way how : ways) {
+        for (const bool reads : {true, false}) {
+          auto ends = connected();
+          std::optional<tcp_stream> stream(std::move(ends.near));
+          const std::string much(8 << 20, 'x');
+          std::array<std::byte, 100> buffer;
+          if (reads) wait(coir::io::write_all(ends.far, "hello"));
+          std::error_code code;
+          std::size_t moved = 0;
+          auto worker = coir::spawn([&] {
+            try {
+              if (reads) {
+                wait(coir::io::read_exactly(*stream, buffer));
+              } else {
+                wait(coir::io::write_all(*stream, much));
+              }
+            } catch (const coir::io::partial_error& error) {
+              code = error.code();
+              moved = error.transferred();
+            }
+          });
+          coir::await(coir::yield());
+          end(wait, stream, how);
+          coir::await(worker.join());
+          CHECK(code == std::errc::bad_file_descriptor);
+          CHECK(moved < (reads ? buffer.size() : much.size()));
+        }
       }
     });
   });

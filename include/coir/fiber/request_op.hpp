@@ -52,9 +52,10 @@ class request_op_base {
     return loop_->withdraw(what_);
   }
   void describe(std::string& text) const;
-  // See request::expect_wait and request::more_expected.
+  // See request::expect_wait, request::more_expected and request::closed_under.
   void expect_wait(bool expected) noexcept { what_.expect_wait = expected; }
   bool more_expected() const noexcept { return what_.more_expected(); }
+  bool closed_under() const noexcept { return what_.closed_under(); }
 
  protected:
   ~request_op_base() = default;

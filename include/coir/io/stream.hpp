@@ -10,6 +10,8 @@
 //          the stream. What is here is made of them, and is an op itself: no frame, no allocation (the
 //          buffered_reader has one buffer, which grows to what the longest result needed).
 // Order    one reader and one writer at a time; two writers would mix their bytes.
+// Lifetime what takes several steps needs the stream where it is: not moved, and destroyed, which is an error
+//          like closing it, only while a step is in flight.
 // Thread   one loop.
 // Cancel   write_all and read_exactly stop between two steps and say in `cancelled` how many bytes had
 //          moved. A buffered_reader keeps what it has read: nothing is lost.
@@ -73,8 +75,8 @@ class partial_error : public std::system_error {
 };
 
 // An op made of one step after another. Derived says what the next step is, and what its bytes mean:
-//   void next(std::optional<Step>& step);   // emplaces it; leaves it empty when all is done
-//   void moved(std::size_t bytes);          // by the step before; 0 is the end of the stream
+//   void next();                     // calls step(make) to have one made; does not when all is done
+//   void moved(std::size_t bytes);   // by the step before; 0 is the end of the stream
 template <class Derived, byte_step Step>
 class stepping_op : public waiter {
  public:
@@ -118,6 +120,17 @@ class stepping_op : public waiter {
   const std::optional<std::error_code>& failure() const noexcept { return failure_; }
   // For moved(): that was no progress.
   void fail(std::errc why) noexcept { failure_ = std::make_error_code(why); }
+  // For next(): there is more to do, by what `make` gives. The stream that it asks may be gone.
+  template <class Make>
+  void step(Make make) {
+    if (stopping_) {
+      stopped_ = true;
+    } else if (closed_) {
+      fail(std::errc::bad_file_descriptor);
+    } else {
+      step_.emplace(make());
+    }
+  }
 
  private:
   Derived& self() noexcept { return static_cast<Derived&>(*this); }
@@ -131,13 +144,8 @@ class stepping_op : public waiter {
         loop_->arm(later_, instant::min());
         return true;
       }
-      self().next(step_);
+      self().next();
       if (!step_.has_value()) return false;
-      if (stopping_) {
-        step_.reset();
-        stopped_ = true;
-        return false;
-      }
       if (step_->start(*this)) return true;
       if (!finish_step()) return false;
     }
@@ -151,6 +159,8 @@ class stepping_op : public waiter {
         return false;
       }
       self().moved(*moved);
+      // All the same the step may have moved something.
+      if constexpr (requires { step_->closed_under(); }) closed_ = step_->closed_under();
       return !failure_.has_value();
     } catch (const cancelled&) {
       stopped_ = true;
@@ -199,6 +209,7 @@ class stepping_op : public waiter {
   std::exception_ptr thrown_;
   bool stopping_ = false;
   bool stopped_ = false;
+  bool closed_ = false;  // the stream was, under the latest step
 };
 
 template <class Stream>
@@ -222,8 +233,8 @@ class [[nodiscard("co_await it, or coir::await(it)")]] write_all_op
   }
   cancelled cancellation() const noexcept { return cancelled(done_); }
 
-  void next(std::optional<write_step<Stream>>& step) {
-    if (done_ != bytes_.size()) step.emplace(to_->write_some(bytes_.subspan(done_)));
+  void next() {
+    if (done_ != bytes_.size()) this->step([this] { return to_->write_some(bytes_.subspan(done_)); });
   }
   void moved(std::size_t bytes) noexcept {
     done_ += bytes;
@@ -275,8 +286,8 @@ class [[nodiscard("co_await it, or coir::await(it)")]] read_exactly_op
   }
   cancelled cancellation() const noexcept { return cancelled(done_); }
 
-  void next(std::optional<read_step<Stream>>& step) {
-    if (!ended_ && done_ != into_.size()) step.emplace(from_->read_some(into_.subspan(done_)));
+  void next() {
+    if (!ended_ && done_ != into_.size()) this->step([this] { return from_->read_some(into_.subspan(done_)); });
   }
   void moved(std::size_t bytes) noexcept {
     done_ += bytes;
@@ -359,11 +370,11 @@ class buffered_reader {
       return Take::from(*reader_, found_);
     }
 
-    void next(std::optional<read_step<Stream>>& step) {
+    void next() {
       const std::span<const std::byte> seen = reader_->buffered();
       found_ = goal_.found_in(seen);
       if (found_ || ended_ || goal_.hopeless(seen.size())) return;
-      step.emplace(reader_->from_->read_some(reader_->room(goal_.limit())));
+      this->step([this] { return reader_->from_->read_some(reader_->room(goal_.limit())); });
     }
     void moved(std::size_t bytes) noexcept {
       reader_->end_ += bytes;
@@ -397,11 +408,11 @@ class buffered_reader {
       if (this->failure()) return unexpected<std::error_code>(*this->failure());
       return count_;
     }
-    void next(std::optional<read_step<Stream>>& step) {
+    void next() {
       if (over_ || into_.empty()) return;
       if (reader_->buffered().empty()) {
         fills_ = into_.size() < reader_->buffer_.size();
-        step.emplace(reader_->from_->read_some(fills_ ? reader_->room(0) : into_));
+        this->step([this] { return reader_->from_->read_some(fills_ ? reader_->room(0) : into_); });
         return;
       }
       const std::span<const std::byte> seen = reader_->buffered();

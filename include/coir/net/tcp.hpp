@@ -7,8 +7,8 @@
 //   coir::net::tcp_stream out = co_await coir::net::tcp_stream::connect(where);
 //                                                              [tests/net/tcp_test.cpp]
 //
-// Shape    objects that own a descriptor; they move, also while fibers wait, and belong to the loop they
-//          were made on. A stream is a byte stream (io/stream.hpp).
+// Shape    objects that own a descriptor; they move, also while fibers wait (but for what takes several steps, like
+//          write_all: io/stream.hpp), and belong to the loop they were made on. A stream is a byte stream (io/stream.hpp).
 // Order    accept: first come, first served. One reader and one writer per stream at a time: a second
 //          reader is refused (std::logic_error), a second writer's bytes come in between.
 // Thread   the loop's. They may be destroyed anywhere.
@@ -205,6 +205,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] tcp_read_op : public priv
   }
   result<std::size_t> take_result();
   void describe(std::string& text) const;
+  bool closed_under() const noexcept { return direct_.closed_under(); }
 
  private:
   friend class priv::reading;
