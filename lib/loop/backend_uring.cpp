@@ -83,6 +83,10 @@ constexpr std::uint64_t user_data(std::uint32_t slot, std::uint32_t generation) 
 
 constexpr unsigned chunk_group = 0;
 
+// ERESTARTSYS to ERESTART_RESTARTBLOCK, which no header for programs has.
+constexpr int restart_first = 512;
+constexpr int restart_last = 516;
+
 // The io-wq threads that the kernel may start for what it cannot do without blocking, per ring: enough
 // for file work, and far from filling the process table.
 constexpr unsigned worker_threads_max = 8;
@@ -654,6 +658,10 @@ bool uring_backend::is_asked_again(const request& what, const slot& of, int resu
 bool uring_backend::begins_again(std::uint32_t number, int& result) noexcept {
   slot& of = slots_[number];
   const request& what = *of.what;
+  // What a system call would have been restarted with; an open that is withdrawn answers so (Linux 6.18).
+  if (result <= -restart_first && result >= -restart_last) result = -EINTR;
+  // As close(2): the number is free all the same.
+  if (result == -EINTR && what.kind == request_kind::close) result = 0;
   if (is_asked_again(what, of, result)) {
     if (!withdrawn(*of.what)) {
       of.unmark(slot::polls);

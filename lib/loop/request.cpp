@@ -33,6 +33,9 @@ auto* address_of(const request& what) noexcept {
 
 constexpr int accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 
+// io_uring would wait until all has come, or gone, which no try without blocking does.
+int some_of(int flags) noexcept { return flags & ~MSG_WAITALL; }
+
 }  // namespace
 
 // Where the arguments are kept: address and length are the buffer, the iovecs and their count, the
@@ -76,7 +79,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"recv", POLLIN, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_recv(&e, r.fd, r.address, r.length, r.flags);
+       io_uring_prep_recv(&e, r.fd, r.address, r.length, some_of(r.flags));
        if (r.expect_wait) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
      },
      [](request& r) noexcept -> ssize_t {
@@ -95,7 +98,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"send", POLLOUT, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_send(&e, r.fd, r.address, r.length, r.flags | MSG_NOSIGNAL);
+       io_uring_prep_send(&e, r.fd, r.address, r.length, some_of(r.flags) | MSG_NOSIGNAL);
        if (r.expect_wait) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
      },
      [](request& r) noexcept -> ssize_t {
@@ -104,7 +107,7 @@ constinit const request_row request_rows[request_kinds] = {
     {"recvmsg", POLLIN, false, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_recvmsg(&e, r.fd, static_cast<msghdr*>(r.address),
-                             static_cast<unsigned>(r.flags));
+                             static_cast<unsigned>(some_of(r.flags)));
      },
      [](request& r) noexcept -> ssize_t {
        return ::recvmsg(r.fd, static_cast<msghdr*>(r.address), r.flags | MSG_DONTWAIT);
@@ -112,7 +115,7 @@ constinit const request_row request_rows[request_kinds] = {
     {"sendmsg", POLLOUT, false, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_sendmsg(&e, r.fd, static_cast<const msghdr*>(r.address),
-                             static_cast<unsigned>(r.flags) | MSG_NOSIGNAL);
+                             static_cast<unsigned>(some_of(r.flags)) | MSG_NOSIGNAL);
      },
      [](request& r) noexcept -> ssize_t {
        return ::sendmsg(r.fd, static_cast<const msghdr*>(r.address),
@@ -180,7 +183,8 @@ constinit const request_row request_rows[request_kinds] = {
        io_uring_prep_close(&e, r.fd);
        e.flags |= IOSQE_ASYNC;
      },
-     [](request& r) noexcept -> ssize_t { return ::close(r.fd); }},
+     // EINTR: on Linux the number is free all the same.
+     [](request& r) noexcept -> ssize_t { return ::close(r.fd) < 0 && errno != EINTR ? -1 : 0; }},
     {"fsync", 0, false, false, false, blocking::yes,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_fsync(&e, r.fd, r.flags != 0 ? IORING_FSYNC_DATASYNC : 0);

@@ -185,6 +185,20 @@ TEST_CASE("hundreds of one kind on one descriptor are all over when they are wit
   });
 }
 
+TEST_CASE("MSG_WAITALL is not heeded: what is there is the result") {
+  coir::loop loop;
+  const support::fd_pair ends = support::socket_pair();
+  REQUIRE(::write(ends[1].get(), "abc", 3) == 3);
+  std::array<std::byte, 10> buffer;
+  CHECK(support::finish(loop, request::recv(ends[0].get(), buffer, MSG_WAITALL)) == 3);
+  REQUIRE(::write(ends[1].get(), "defg", 4) == 4);
+  iovec part{buffer.data(), buffer.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  CHECK(support::finish(loop, request::recvmsg(ends[0].get(), &message, MSG_WAITALL)) == 4);
+}
+
 TEST_CASE("who waits for the error queue holds up nobody who waits for data") {
   coir::loop loop;
   const coir::unique_fd mine = support::bound_socket(SOCK_DGRAM);

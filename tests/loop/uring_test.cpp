@@ -3,7 +3,9 @@
 #include "loop/uring_only.hpp"
 
 #include <linux/io_uring.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <bit>
@@ -11,6 +13,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -116,6 +119,29 @@ std::uint64_t user_data(std::uint32_t slot, std::uint32_t generation) {
 }
 
 }  // namespace
+
+TEST_CASE("a loop that ends gives up an open that waits, and it says that it was withdrawn") {
+  if (without_uring()) return;
+  const std::string fifo = std::filesystem::temp_directory_path() / ("coir-fifo-" + std::to_string(::getpid()));
+  std::filesystem::remove(fifo);
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  for (const bool is_withdrawn : {true, false}) {
+    support::leaves_no_descriptor([&] {
+      std::optional<coir::loop> loop(std::in_place, on_uring());
+      // Waits for somebody who writes, in a thread of the kernel's.
+      support::asked opening(request::open(fifo.c_str(), O_RDONLY | O_CREAT, 0));
+      REQUIRE(loop->start(opening.request));
+      loop->run_once(1ms);
+      if (is_withdrawn) {
+        CHECK(support::give_up(*loop, opening) == -ECANCELED);
+      }
+      loop.reset();
+      CHECK(opening.over());
+      CHECK(opening.request.result == -ECANCELED);
+    });
+  }
+  std::filesystem::remove(fifo);
+}
 
 TEST_CASE("a kernel that does not know a set-up flag gets a ring without it, and all works") {
   if (without_uring()) return;
