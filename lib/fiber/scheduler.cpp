@@ -491,7 +491,8 @@ priv::stack_exit fiber_home::run_on_stack(fiber_base& self) noexcept {
     leaving_ = &mine;
     end(self);
     leaving_ = nullptr;
-    stacks_->give_back(mine);
+    // Others may have gone back meanwhile, and the pool be full.
+    stacks_->give_back_hot(mine);
     if (fiber_base* const next = next_on_stack(); next != nullptr) {
       current_fiber = next;
       return {next->stack_->context_, &next->stack_->side_};

@@ -33,15 +33,18 @@ class stack_pool {
   }
 
   void give_back(stack& unused) noexcept {
-    size_class& of = classes_[unused.size_class_];
-    if (of.hot < hot_max) [[likely]] {
-      ++of.hot;
-      unused.hot_ = true;
-    } else {
+    if (!keeps(unused)) [[unlikely]] {
       give_pages_back(unused);
+      put_first(unused);
+    } else {
+      give_back_hot(unused);
     }
-    unused.next_free_ = of.free;
-    of.free = &unused;
+  }
+  // Leaves its pages alone: somebody still stands on it.
+  void give_back_hot(stack& left) noexcept {
+    ++classes_[left.size_class_].hot;
+    left.hot_ = true;
+    put_first(left);
   }
   // give_back() would leave its pages alone.
   bool keeps(const stack& unused) const noexcept {
@@ -60,6 +63,11 @@ class stack_pool {
     stack* free = nullptr;  // last in, first out: the pages touched last are used first
     std::size_t hot = 0;    // free ones that still have their pages
   };
+  void put_first(stack& unused) noexcept {
+    size_class& of = classes_[unused.size_class_];
+    unused.next_free_ = of.free;
+    of.free = &unused;
+  }
   size_class& class_for(std::size_t bytes);
   void map(size_class& of);
   static void give_pages_back(stack& unused) noexcept;

@@ -179,7 +179,8 @@ bool tcp_close_op::start(waiter& told) {
   what_ = request::close(socket_.get());
   what_.told = &told;
   const bool waits = socket_.on().start(what_);
-  static_cast<void>(socket_.hand_to_close());
+  // A loop that ends begins nothing more: it is closed with this op.
+  if (waits || what_.result != -ECANCELED) static_cast<void>(socket_.hand_to_close());
   return waits;
 }
 
