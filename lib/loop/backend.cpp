@@ -157,6 +157,7 @@ void backend::withdraw_all(descriptor_state& state) noexcept {
 void backend::disinherit(descriptor_state& state) noexcept {
   walk(state.requests, [&](request& what) {
     if (do_withdraw(what, state) == abort_answer::later) {
+      step_over(what);
       what.unlink();
       apart_.requests.push_back(what);
     } else {

@@ -152,7 +152,8 @@ void loop_registry::in_parent() noexcept { all().lock.unlock(); }
 void loop_registry::in_child() noexcept {
   for (loop* const inherited : all().loops) {
     inherited->forked_ = true;
-    inherited->visits_ = 0;  // of threads that are not here
+    // A thread that is not here ends no visit.
+    if (inherited->visitor_ != std::this_thread::get_id()) inherited->visits_ = 0;
     inherited->port_.ours->abandon();
     inherited->backend_->abandon();
     if (inherited->watches_ != nullptr) inherited->watches_->abandon();

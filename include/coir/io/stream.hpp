@@ -10,8 +10,8 @@
 //          the stream. What is here is made of them, and is an op itself: no frame, no allocation (the
 //          buffered_reader has one buffer, which grows to what the longest result needed).
 // Order    one reader and one writer at a time; two writers would mix their bytes.
-// Lifetime what takes several steps needs the stream where it is: not moved, and destroyed, which is an error
-//          like closing it, only while a step is in flight.
+// Lifetime what takes several steps needs the stream where it is until it is over. To end it before, close() the
+//          stream on its loop: std::errc::bad_file_descriptor.
 // Thread   one loop.
 // Cancel   write_all and read_exactly stop between two steps and say in `cancelled` how many bytes had
 //          moved. A buffered_reader keeps what it has read: nothing is lost.
@@ -99,6 +99,8 @@ class stepping_op : public waiter {
     if (answer == abort_answer::now) step_.reset();
     return answer;
   }
+  // A step of somebody else's: the stream was closed under its own latest step.
+  bool closed_under() const noexcept { return closed_; }
   void describe(std::string& text) const {
     if (!step_.has_value()) return;
     text += std::string(": ") + Step::name;
@@ -159,7 +161,7 @@ class stepping_op : public waiter {
         return false;
       }
       self().moved(*moved);
-      // All the same the step may have moved something.
+      // It may have moved something all the same, and be the last.
       if constexpr (requires { step_->closed_under(); }) closed_ = step_->closed_under();
       return !failure_.has_value();
     } catch (const cancelled&) {

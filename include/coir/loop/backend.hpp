@@ -248,11 +248,15 @@ class backend {
     if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
   }
   void give_up(request& what, descriptor_state& state) noexcept;
-  void leave(request& what) noexcept {
+  // Before it leaves its list.
+  void step_over(const request& what) noexcept {
     for (walker* each = walkers_; each != nullptr; each = each->outer) {
       if (each->next == &what) [[unlikely]]
         each->next = each->over.after(what);
     }
+  }
+  void leave(request& what) noexcept {
+    step_over(what);
     what.armed_ = false;
     what.unlink();
     --in_flight_;

@@ -9,7 +9,8 @@
 //
 // Shape    a loop and its number: another loop may have its address by now. Copies.
 // Order    with the loop's posts.
-// Thread   any. While nobody has run the loop, not beside a thread that still prepares it: one visits at a time.
+// Thread   any. While nobody has run the loop one visits at a time: not beside a thread that still prepares it, and
+//          without leading to another such loop.
 // Errors   none. Ends the program when there is no memory for a post.
 // Cost     on the loop's thread, while it runs: a comparison. Elsewhere a lock, and a post.
 // See      coir/loop/descriptor.hpp

@@ -14,8 +14,8 @@
 //          non-blocking (O_NONBLOCK): on epoll the call would hold up the loop.
 // Order    requests of one direction on one descriptor are served first come, first served on epoll.
 //          On io_uring the kernel decides: keep one in flight per direction where order matters.
-// Thread   the loop's.
 //          MSG_WAITALL is not heeded: a result may be less than asked.
+// Thread   the loop's.
 // Cancel   loop.withdraw(request).
 // Errors   result is what the system call returned, or minus its errno. A descriptor that is being
 //          closed gives -EBADF at start; one that is closed while the request waits, -ECANCELED.
@@ -122,7 +122,7 @@ class request : public list_node {
 
   // Started, and not over.
   bool armed() const noexcept { return armed_; }
-  // Its descriptor was closed while it was in flight, whatever came of it.
+  // Its descriptor was closed, or its loop ended, while it was in flight, whatever came of it.
   bool closed_under() const noexcept { return held_up_; }
   // Of a recv: the next one will probably find bytes, because this one did as soon as it was submitted, or
   // left some behind (io_uring only; false on epoll).
