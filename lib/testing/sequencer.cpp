@@ -25,12 +25,15 @@ bool sequencer::turn_op::start(waiter& told) {
 void sequencer::pass_on() noexcept {
   ++next_;
   taken_ = false;
-  waiting_.for_each([&](turn_op& who) {
-    if (who.position_ != next_ || taken_) return;
+  if (waiting_.empty()) return;
+  for (turn_op* who = &waiting_.front(); who != nullptr; who = waiting_.after(*who)) {
+    if (who->position_ != next_) continue;
     taken_ = true;
-    who.unlink();
-    who.told_->done();
-  });
+    who->unlink();
+    // Whoever is told may withdraw others who wait here.
+    who->told_->done();
+    return;
+  }
 }
 
 }  // namespace coir::testing

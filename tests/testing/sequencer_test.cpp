@@ -47,3 +47,21 @@ TEST_CASE("two cannot wait for one turn") {
     coir::await(coir::as_result(waits.join()));
   });
 }
+
+TEST_CASE("who waits for two turns in a select gets the first, and can ask for the other again") {
+  support::on_both_surfaces([](auto wait) {
+    sequencer turns;
+    std::vector<std::size_t> taken;
+    auto both = coir::spawn([&] {
+      taken.push_back(wait(coir::select(turns.turn(1), turns.turn(2))).index());
+      { const auto turn = wait(turns.turn(2)); }
+      taken.push_back(2);
+    });
+    {
+      const auto turn = wait(turns.turn(0));
+      coir::await(coir::yield());
+    }
+    coir::await(both.join());
+    CHECK(taken == std::vector<std::size_t>{0, 2});
+  });
+}
