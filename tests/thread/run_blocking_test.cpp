@@ -59,6 +59,11 @@ void until(Condition&& holds) {
   }
 }
 
+// A thread is at the first job, which is not taken back any more.
+void until_begun(const pool& threads) {
+  while (threads.stats().begun == 0) std::this_thread::yield();
+}
+
 // Opening it blocks until the other end is opened too.
 struct fifo {
   fifo() {
@@ -256,12 +261,15 @@ TEST_CASE("a loop that ends waits for what a pool does for it, and takes back wh
     std::array<std::byte, 4> into;
     asked opening(request::open(between.path.c_str(), O_RDONLY, 0));
     asked reading(request::read(file.get(), into, 0));
+    asked opening_too(request::open(between.path.c_str(), O_RDONLY, 0));
     std::thread opener;
     {
       coir::loop loop(on_epoll());
       coir::use_pool(loop, threads);
       REQUIRE(loop.start(opening.what));
+      until_begun(threads);
       REQUIRE(loop.start(reading.what));
+      REQUIRE(loop.start(opening_too.what));
       loop.run_once();
       opener = std::thread([&] {
         while (threads.stats().withdrawn == 0) std::this_thread::yield();
@@ -272,8 +280,10 @@ TEST_CASE("a loop that ends waits for what a pool does for it, and takes back wh
     CHECK(opening.told == 1);
     CHECK(opening.what.result >= 0);
     ::close(opening.what.result);
-    CHECK(reading.told == 1);
-    CHECK(reading.what.result == -ECANCELED);
+    for (const asked* const each : {&reading, &opening_too}) {
+      CHECK(each->told == 1);
+      CHECK(each->what.result == -ECANCELED);
+    }
   }
   CHECK(support::open_descriptors() == descriptors);
 }
@@ -293,6 +303,7 @@ TEST_CASE("a loop that was asked to stop, and ends, sleeps while it waits for a 
     coir::loop loop(on_epoll());
     coir::use_pool(loop, threads);
     REQUIRE(loop.start(opening.what));
+    until_begun(threads);
     loop.run_once();
     loop.stop();
     opener = std::thread([&] {
