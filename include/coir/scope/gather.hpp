@@ -306,17 +306,24 @@ class first_in : private tasks<T> {
   std::vector<race::entry> entries_;
 };
 
-// The steps are those of a nursery whose body is only to spawn, without a coroutine for that body.
+// Not in the coroutine: unoptimized, clang 14 keeps the exceptions of a coroutine that has a handler in its frame, and
+// when the move of a body into that frame throws, it frees the frame first and then looks there for the exception.
 template <class Gathering>
-auto gather(Gathering what) -> task<typename Gathering::result> {
-  entered_region where;
-  inside steps(where);
+void begin(Gathering& what, entered_region& where, inside& steps) {
   try {
     running_fiber().check_interrupted();
     what.begin(where, awaited_at());
   } catch (...) {
     steps.caught();
   }
+}
+
+// The steps are those of a nursery whose body is only to spawn, without a coroutine for that body.
+template <class Gathering>
+auto gather(Gathering what) -> task<typename Gathering::result> {
+  entered_region where;
+  inside steps(where);
+  begin(what, where, steps);
   while (steps.has_rest(inside::rest::is_awaited)) {
     region_end_op end(where);
     co_await end;
