@@ -12,11 +12,11 @@
 
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
-using Catch::Matchers::Matches;
 using coir::fiber_outcome;
 using coir::fiber_state;
 using coir::once;
 using told::deadlock_of;
+using told::has_line;
 using told::is;
 using told::let_run;
 using told::refusal_of;
@@ -230,6 +230,6 @@ TEST_CASE("the deadlock report names the fiber that does what is to be done once
     coir::await(coir::yield());
     loaded.call([] {});
   });
-  CHECK_THAT(said, Matches("(.|\n)*fiber 1 main: waiting in once done by fiber 2 loader since "
-                           "[^\n]*once_test.cpp:[0-9]+ at [^\n]*once_test.cpp:(.|\n)*"));
+  CHECK_THAT(said, has_line("*fiber 1 main: waiting in once done by fiber 2 loader since "
+                            "*once_test.cpp:[0-9][0-9][0-9] at *once_test.cpp:*"));
 }

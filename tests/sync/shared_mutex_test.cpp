@@ -12,11 +12,11 @@
 
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
-using Catch::Matchers::Matches;
 using coir::fiber_outcome;
 using coir::fiber_state;
 using coir::shared_mutex;
 using told::deadlock_of;
+using told::has_line;
 using told::is;
 using told::let_run;
 using told::refusal_of;
@@ -275,6 +275,6 @@ TEST_CASE("the deadlock report names all who hold a shared_mutex") {
     coir::await(coir::yield());
     static_cast<void>(coir::await(m.lock()));
   });
-  CHECK_THAT(said, Matches("(.|\n)*fiber 1 main: waiting in shared_mutex held by fiber 2 one since [^,]*, "
-                           "fiber 3 two since [^,]*shared_mutex_test.cpp:[0-9]+ at (.|\n)*"));
+  CHECK_THAT(said, has_line("*fiber 1 main: waiting in shared_mutex held by fiber 2 one since *, "
+                            "fiber 3 two since *shared_mutex_test.cpp:[0-9][0-9][0-9] at *"));
 }

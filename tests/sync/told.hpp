@@ -2,9 +2,13 @@
 #pragma once
 
 #include "support/both.hpp"
+#include "support/catch.hpp"
 
 #include <coir/coir.hpp>
 
+#include <fnmatch.h>
+
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -28,6 +32,19 @@ std::string deadlock_of(Body&& body) {
     return error.what();
   }
   return "there was no deadlock";
+}
+
+// A line as the shell's pattern has it. A regular expression for the whole text goes some frames deeper with each
+// character, which is more than a thread's stack where sanitizers make them large.
+inline auto has_line(const std::string& pattern) {
+  const auto holds = [pattern](const std::string& text) {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) {
+      if (fnmatch(pattern.c_str(), line.c_str(), 0) == 0) return true;
+    }
+    return false;
+  };
+  return Catch::Matchers::Predicate<std::string>(holds, "has a line like \"" + pattern + '"');
 }
 
 // Everyone who is ready runs, and those they wake, and so on.
