@@ -42,7 +42,7 @@ int backend::perform(request& what) noexcept {
   int result = 0;
   do {
     result = attempt(row_of(what.kind), what);
-  } while (result == -EINTR && what.kind != request_kind::close);
+  } while (result == -EINTR);
   return result;
 }
 
@@ -138,33 +138,29 @@ void backend::deliver(request& what, int result) noexcept {
   what.told->done();
 }
 
-// Nobody asked for this one to stop: whoever waits for it is told.
-void backend::give_up(request& what, descriptor_state& state) noexcept {
-  if (do_withdraw(what, state) == abort_answer::later) return;
-  what.result = -ECANCELED;
-  count_completed(what, what.result);
+// True: it is over. Nobody asked for it to stop, so whoever waits for it is told.
+bool backend::give_up(request& what, descriptor_state& state, int result) noexcept {
+  if (do_withdraw(what, state) == abort_answer::later) return false;
+  what.result = result;
+  count_completed(what, result);
   if (what.told != nullptr) what.told->done();
+  return true;
 }
 
 void backend::withdraw_all(descriptor_state& state) noexcept {
   walk(state.requests, [&](request& what) {
     what.held_up_ = true;
-    give_up(what, state);
+    give_up(what, state, -ECANCELED);
   });
 }
 
 // Requests of an earlier life of the number, which somebody closed under them.
 void backend::disinherit(descriptor_state& state) noexcept {
   walk(state.requests, [&](request& what) {
-    if (do_withdraw(what, state) == abort_answer::later) {
-      step_over(what);
-      what.unlink();
-      apart_.requests.push_back(what);
-    } else {
-      what.result = -EBADF;
-      count_completed(what, what.result);
-      if (what.told != nullptr) what.told->done();
-    }
+    if (give_up(what, state, -EBADF)) return;
+    step_over(what);
+    what.unlink();
+    apart_.requests.push_back(what);
   });
 }
 
@@ -214,9 +210,9 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
       }
     }
   }
-  // EINTR: on Linux the number is free all the same.
-  const int closed = ::close(fd);
-  if (closer != nullptr) closer->result = closed < 0 && errno != EINTR ? -errno : 0;
+  request last = request::close(fd);
+  const int result = perform(last);
+  if (closer != nullptr) closer->result = result;
   return true;
 }
 
@@ -225,7 +221,7 @@ void backend::drain() noexcept {
   attended_ = -1;  // the watchers are gone, and their descriptor may be a stranger's
   descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
   walk(apart_.requests, [&](request& what) {
-    if (what.kind != request_kind::close) give_up(what, apart_);
+    if (what.kind != request_kind::close) give_up(what, apart_, -ECANCELED);
   });
   while (in_flight_ != 0) {
     if (blocking_.settle == nullptr || !blocking_.settle(blocking_.self)) wait(never);

@@ -286,14 +286,7 @@ template <bool Plain>
 }
 
 bool epoll_backend::start_blocking(request& what, descriptor_state& state) {
-  const auto work = [](request& mine) {
-    int result = 0;
-    do {
-      result = coir::attempt(row_of(mine.kind), mine);
-    } while (result == -EINTR && mine.kind != request_kind::close);
-    return result;
-  };
-  if (blocking_.run(blocking_.self, what, work)) return false;
+  if (blocking_.run(blocking_.self, what, perform)) return false;
   arm(what, state);
   return true;
 }

@@ -6,7 +6,9 @@
 
 #include <coir/loop/descriptor.hpp>
 
+#include <array>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -168,4 +170,16 @@ TEST_CASE("a burst of requests costs memory once, and not with every burst") {
   leaves_nothing([&](int count) {
     for (int i = 0; i < count / 200; ++i) burst(5000);
   });
+}
+
+TEST_CASE("a number that is no descriptor costs no memory, however large it is") {
+  coir::loop loop;
+  std::array<std::byte, 4> buffer;
+  const long before = support::heap.bytes;
+  for (const int number : {100'000, std::numeric_limits<int>::max()}) {
+    request get = request::recv(number, buffer);
+    CHECK_FALSE(loop.start(get));
+    CHECK(get.result == -EBADF);
+  }
+  CHECK(support::heap.bytes == before);
 }

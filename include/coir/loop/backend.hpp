@@ -201,7 +201,7 @@ class backend {
   static std::uint32_t slot_of(const request& what) noexcept { return what.slot_; }
 
   // Calls `visit` for each of these requests. Whoever is told on the way may withdraw any of them, as a select does
-  // with what it lost, and so the next one is kept where leave() finds it.
+  // with what it lost, and so the next one is kept where step_over() finds it.
   template <class Visit>
   void walk(const list<request>& over, Visit visit) noexcept {
     walker mine{over.empty() ? nullptr : &over.front(), over, walkers_};
@@ -247,7 +247,7 @@ class backend {
     leave(what);
     if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
   }
-  void give_up(request& what, descriptor_state& state) noexcept;
+  bool give_up(request& what, descriptor_state& state, int result) noexcept;
   // Before it leaves its list.
   void step_over(const request& what) noexcept {
     for (walker* each = walkers_; each != nullptr; each = each->outer) {
