@@ -48,7 +48,9 @@ int backend::perform(request& what) noexcept {
 
 backend::~backend() {
   dismiss_blocking();
-  if (chunks_ != nullptr) chunks_->release();
+  if (chunks_ == nullptr) return;
+  chunks_->orphan();
+  chunks_->release();
 }
 
 chunk_pool& backend::chunks() {
@@ -132,6 +134,14 @@ void backend::go_on_closing(int fd) noexcept {
   }
 }
 
+bool backend::deliver_and_keep(request& what, const descriptor_state& state, int result) noexcept {
+  walker mine{&what, state.requests, walkers_};
+  walkers_ = &mine;
+  deliver(what, result);
+  walkers_ = mine.outer;
+  return mine.next == &what;
+}
+
 void backend::deliver(request& what, int result) noexcept {
   count_completed(what, result);
   what.result = result;
@@ -139,10 +149,10 @@ void backend::deliver(request& what, int result) noexcept {
 }
 
 // True: it is over. Nobody asked for it to stop, so whoever waits for it is told.
-bool backend::give_up(request& what, descriptor_state& state, int result) noexcept {
+bool backend::give_up(request& what, descriptor_state& state) noexcept {
   if (do_withdraw(what, state) == abort_answer::later) return false;
-  what.result = result;
-  count_completed(what, result);
+  what.result = -ECANCELED;
+  count_completed(what, what.result);
   if (what.told != nullptr) what.told->done();
   return true;
 }
@@ -150,14 +160,14 @@ bool backend::give_up(request& what, descriptor_state& state, int result) noexce
 void backend::withdraw_all(descriptor_state& state) noexcept {
   walk(state.requests, [&](request& what) {
     what.held_up_ = true;
-    give_up(what, state, -ECANCELED);
+    give_up(what, state);
   });
 }
 
 // Requests of an earlier life of the number, which somebody closed under them.
 void backend::disinherit(descriptor_state& state) noexcept {
   walk(state.requests, [&](request& what) {
-    if (give_up(what, state, -EBADF)) return;
+    if (give_up(what, state)) return;
     step_over(what);
     what.unlink();
     apart_.requests.push_back(what);
@@ -221,14 +231,16 @@ void backend::drain() noexcept {
   attended_ = -1;  // the watchers are gone, and their descriptor may be a stranger's
   descriptors_.for_each([&](int, descriptor_state& state) { withdraw_all(state); });
   walk(apart_.requests, [&](request& what) {
-    if (what.kind != request_kind::close) give_up(what, apart_, -ECANCELED);
+    if (what.kind != request_kind::close) give_up(what, apart_);
   });
   while (in_flight_ != 0) {
     if (blocking_.settle == nullptr || !blocking_.settle(blocking_.self)) wait(never);
   }
+  if (chunks_ != nullptr) chunks_->orphan();
 }
 
 void backend::let_go() noexcept {
+  walkers_ = nullptr;  // of a thread of the parent, if any: its stack is not here
   const auto tell = [&](request& what) {
     leave(what);
     what.result = -ECANCELED;

@@ -347,8 +347,7 @@ bool epoll_backend::serve_multishot(request& what, descriptor_state& state) noex
       complete(what, result);
       return true;
     }
-    deliver(what, result);
-    if (!what.armed()) return true;  // whoever was told has withdrawn it
+    if (!deliver_and_keep(what, state, result)) return true;
     if (!state.readable) return false;
   }
   serve_later(what.fd, state);

@@ -7,9 +7,7 @@ namespace coir {
 
 void chunk::release() noexcept {
   if (pool_ != nullptr) {
-    chunk_pool& pool = *std::exchange(pool_, nullptr);
-    pool.give_back(number_);
-    pool.release();
+    std::exchange(pool_, nullptr)->take_back(number_);
   } else {
     delete[] data_;
   }
@@ -37,7 +35,19 @@ void chunk_pool::free_memory::operator()(std::byte* memory) const noexcept {
 }
 
 void chunk_pool::release() noexcept {
-  if (--references_ == 0) delete this;
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+}
+
+void chunk_pool::orphan() noexcept {
+  if (orphan_) return;  // and other threads may look already
+  orphan_ = true;
+  accept_ = nullptr;
+}
+
+void chunk_pool::take_back(std::uint16_t number) noexcept {
+  if (orphan_) return release();
+  give_back(number);
+  count(-1);
 }
 
 bool chunk_pool::take(std::uint16_t& number) noexcept {
@@ -59,7 +69,7 @@ void chunk_pool::give_back(std::uint16_t number) noexcept {
 }
 
 chunk chunk_pool::claim(std::uint16_t number, std::size_t size) noexcept {
-  ++references_;
+  count(+1);
   return {*this, memory(number), static_cast<std::uint32_t>(size), number};
 }
 

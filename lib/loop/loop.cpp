@@ -190,12 +190,20 @@ loop::~loop() {
     priv::tell("coir: a loop was destroyed from inside its own run\n");
     std::abort();
   }
+  const bool ran_here = owner_ == std::this_thread::get_id();
+  if (usable()) loop_registry::settle(*this);
   // What one of them held may have held, or makes, another.
   while (!registrations_.empty()) registrations_.front().cancel();
+  // While other threads find it: what they want of it meanwhile is posted, and lost below. Without it they would work
+  // on what is told here.
+  if (usable()) {
+    backend_->unattend();
+    backend_->drain();
+  }
   loop_registry::remove(*this);
   while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->lost();
   // In a child process the hold, if there is one, is that of loops of its own.
-  if (usable() && owner_ == std::this_thread::get_id()) let_sigpipe_go();
+  if (usable() && ran_here) let_sigpipe_go();
 }
 
 loop* loop::current() noexcept { return current_loop; }

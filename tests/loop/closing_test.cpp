@@ -123,6 +123,31 @@ struct lingering : connection {
   }
   std::size_t sent = 0;
 };
+
+// Receives until it is told for the first time, and frees itself.
+class one_of_many : public coir::waiter {
+ public:
+  one_of_many(coir::loop& its_loop, int fd, bool& gone)
+      : waiter(kind), what(request::recv_multi(fd)), loop(its_loop), is_gone(gone) {
+    what.told = this;
+  }
+  request what;
+
+ private:
+  static void tell(waiter& self) noexcept {
+    auto& mine = static_cast<one_of_many&>(self);
+    if (mine.what.result > 0) {
+      mine.loop.chunks().claim(mine.what.chunk(), static_cast<std::size_t>(mine.what.result));
+    }
+    if (mine.what.armed() && mine.loop.withdraw(mine.what) == coir::abort_answer::later) return;
+    mine.is_gone = true;
+    delete &mine;
+  }
+  static constexpr coir::waiter_kind kind{tell};
+  coir::loop& loop;
+  bool& is_gone;
+};
+
 std::size_t read_to_end(const coir::unique_fd& from) {
   std::vector<std::byte> block(1 << 16);
   if (::fcntl(from.get(), F_SETFL, 0) < 0) return 0;
@@ -271,6 +296,22 @@ TEST_CASE("whoever is told may withdraw the other requests of his descriptor") {
       }
     });
   }
+}
+
+TEST_CASE("whoever is told one of several results may withdraw that request, and free it as soon as it is over") {
+  support::leaves_no_descriptor([] {
+    coir::loop loop;
+    const connection ends(loop);
+    bool gone = false;
+    for (int round = 0; round < 3; ++round) {
+      gone = false;
+      one_of_many* const many = new one_of_many(loop, ends.mine.get(), gone);
+      REQUIRE(loop.start(many->what));
+      REQUIRE(::write(ends.peer.get(), "abc", 3) == 3);
+      support::run_until(loop, [&] { return gone; });
+    }
+    CHECK(loop.in_flight() == 0);
+  });
 }
 
 TEST_CASE("a close that has begun is not stopped") {

@@ -187,6 +187,8 @@ class backend {
     finish(what, result);
   }
   void deliver(request& what, int result) noexcept;   // one of several
+  // False: whoever was told has withdrawn it, and its memory may be gone.
+  bool deliver_and_keep(request& what, const descriptor_state& state, int result) noexcept;
   void detach(request& what) noexcept { leave(what); }  // over, nobody is told
 
   // The system call of a request, once: its result, or minus its errno. It waits only where the kernel cannot
@@ -247,7 +249,7 @@ class backend {
     leave(what);
     if (what.told != nullptr) what.told->done();  // `what` may be gone from here on
   }
-  bool give_up(request& what, descriptor_state& state, int result) noexcept;
+  bool give_up(request& what, descriptor_state& state) noexcept;
   // Before it leaves its list.
   void step_over(const request& what) noexcept {
     for (walker* each = walkers_; each != nullptr; each = each->outer) {

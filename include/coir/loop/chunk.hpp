@@ -7,12 +7,13 @@
 //
 // Shape    a pool per loop, made on first use: loop_options' 256 chunks of 4096 bytes. A chunk moves,
 //          never copies, and goes back to its pool when it dies.
-// Thread   the loop's. A chunk may outlive its loop: the pool's memory waits for the last one.
+// Thread   the loop's. A chunk may outlive its loop, and then die on any thread: the pool's memory waits for the last one.
 // Errors   when no chunk is free, a chunk comes from the heap instead; std::bad_alloc when that is full.
 // Cost     take and give back: a few instructions, no system call, no allocation.
 // See      coir/loop/request.hpp, recv_multi; coir/net/tcp.hpp, chunks()
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -81,6 +82,8 @@ class chunk_pool {
   // Owned by reference count: the loop holds one, every chunk in use another.
   static chunk_pool* create(unsigned count, std::size_t chunk_bytes);
   void release() noexcept;
+  // Its loop is at its end: chunks that die from now on, on whichever thread, are only counted.
+  void orphan() noexcept;
 
   std::size_t chunk_bytes() const noexcept { return chunk_bytes_; }
   unsigned count() const noexcept { return count_; }
@@ -105,6 +108,11 @@ class chunk_pool {
  private:
   friend class chunk;
   chunk_pool(unsigned count, std::size_t chunk_bytes);
+  void take_back(std::uint16_t number) noexcept;
+  // On the loop's thread, which is alone with it until the pool is an orphan: no locked instruction.
+  void count(int more) noexcept {
+    references_.store(references_.load(std::memory_order_relaxed) + static_cast<unsigned>(more), std::memory_order_relaxed);
+  }
 
   struct free_memory {
     void operator()(std::byte* memory) const noexcept;
@@ -115,7 +123,8 @@ class chunk_pool {
   std::size_t chunk_bytes_;
   unsigned count_;
   unsigned free_;
-  unsigned references_ = 1;
+  std::atomic<unsigned> references_ = 1;
+  bool orphan_ = false;
   void* ring_ = nullptr;
   acceptor accept_ = nullptr;
 };
