@@ -135,11 +135,11 @@ void backend::go_on_closing(int fd) noexcept {
 }
 
 bool backend::deliver_and_keep(request& what, const descriptor_state& state, int result) noexcept {
-  walker mine{&what, state.requests, walkers_};
+  walker mine{nullptr, &what, state.requests, walkers_};
   walkers_ = &mine;
   deliver(what, result);
   walkers_ = mine.outer;
-  return mine.next == &what;
+  return mine.kept != nullptr;
 }
 
 void backend::deliver(request& what, int result) noexcept {

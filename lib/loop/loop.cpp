@@ -190,20 +190,28 @@ loop::~loop() {
     priv::tell("coir: a loop was destroyed from inside its own run\n");
     std::abort();
   }
-  const bool ran_here = owner_ == std::this_thread::get_id();
+  cancel_registrations();
+  // While other threads find it: what they want of it meanwhile is posted, and lost. Without it they would work on what
+  // is told here.
+  const std::thread::id ran_on = owner_;
   if (usable()) loop_registry::settle(*this);
-  // What one of them held may have held, or makes, another.
-  while (!registrations_.empty()) registrations_.front().cancel();
-  // While other threads find it: what they want of it meanwhile is posted, and lost below. Without it they would work
-  // on what is told here.
+  // One of them may be what a request in flight waits for.
+  while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->lost();
   if (usable()) {
     backend_->unattend();
     backend_->drain();
   }
+  cancel_registrations();  // those of whoever was told
+  timers_.clear();
   loop_registry::remove(*this);
-  while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->lost();
+  owner_ = ran_on;  // whose signal mask it is
   // In a child process the hold, if there is one, is that of loops of its own.
-  if (usable() && ran_here) let_sigpipe_go();
+  if (usable() && ran_on == std::this_thread::get_id()) let_sigpipe_go();
+}
+
+void loop::cancel_registrations() noexcept {
+  // What one of them held may have held, or makes, another.
+  while (!registrations_.empty()) registrations_.front().cancel();
 }
 
 loop* loop::current() noexcept { return current_loop; }

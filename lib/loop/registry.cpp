@@ -48,7 +48,7 @@ std::unique_lock<std::mutex> when_none(const unsigned& visits) noexcept {
   return held;
 }
 
-// A visit on its way to a loop. One that ends before it comes to it is as good as gone.
+// A visit on its way to a loop. One that is lost ends where the loop does: in the middle of that, or behind it.
 class posted_visit {
  public:
   posted_visit(loop* on, loop_link::work visiting, void* what) noexcept
@@ -57,7 +57,7 @@ class posted_visit {
       : on_(other.on_), visiting_(std::exchange(other.visiting_, nullptr)), what_(other.what_) {}
   posted_visit& operator=(posted_visit&&) = delete;
   ~posted_visit() {
-    if (visiting_ != nullptr) visiting_(what_, nullptr);
+    if (visiting_ != nullptr) visiting_(what_, loop_registry::number_of(on_) != 0 ? on_ : nullptr);
   }
   void operator()() noexcept { std::exchange(visiting_, nullptr)(what_, on_); }
 

@@ -10,13 +10,16 @@ namespace {
 constexpr std::size_t arity = 4;
 }  // namespace
 
-timer_heap::~timer_heap() {
+void timer_heap::clear() noexcept {
   for (const entry& left : heap_) left.which->where_ = timer_node::nowhere;
   for (timer_node* const left : std::span(due_).subspan(due_at_)) {
     if (left == nullptr) continue;
     left->where_ = timer_node::nowhere;
     left->due_ = false;
   }
+  heap_.clear();
+  due_.clear();
+  due_at_ = due_left_ = 0;
 }
 
 void timer_heap::sift_up(std::size_t hole, entry moved) noexcept {

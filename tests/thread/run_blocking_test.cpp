@@ -252,6 +252,30 @@ TEST_CASE("many files at once, on few threads: each operation gets its own bytes
       run_on_epoll());
 }
 
+TEST_CASE("a loop ends also when what a pool has done waits behind a post that threw") {
+  const std::size_t descriptors = support::open_descriptors();
+  {
+    const fifo between;
+    pool threads(pool_options().threads(1));
+    asked opening(request::open(between.path.c_str(), O_RDONLY, 0));
+    {
+      coir::loop loop(on_epoll());
+      coir::use_pool(loop, threads);
+      REQUIRE(loop.start(opening.what));
+      until_begun(threads);
+      loop.post([] { throw std::runtime_error("from a post"); });
+      const coir::unique_fd writing(::open(between.path.c_str(), O_WRONLY | O_CLOEXEC));
+      while (threads.stats().idle == 0) std::this_thread::yield();
+      CHECK_THROWS_WITH(loop.run_once(), "from a post");
+      CHECK(opening.told == 0);
+    }
+    CHECK(opening.told == 1);
+    CHECK(opening.what.result >= 0);
+    ::close(opening.what.result);
+  }
+  CHECK(support::open_descriptors() == descriptors);
+}
+
 TEST_CASE("a loop that ends waits for what a pool does for it, and takes back what has not begun") {
   const std::size_t descriptors = support::open_descriptors();
   {

@@ -206,7 +206,7 @@ class backend {
   // with what it lost, and so the next one is kept where step_over() finds it.
   template <class Visit>
   void walk(const list<request>& over, Visit visit) noexcept {
-    walker mine{over.empty() ? nullptr : &over.front(), over, walkers_};
+    walker mine{over.empty() ? nullptr : &over.front(), nullptr, over, walkers_};
     walkers_ = &mine;
     while (mine.next != nullptr) {
       request& what = *mine.next;
@@ -255,6 +255,7 @@ class backend {
     for (walker* each = walkers_; each != nullptr; each = each->outer) {
       if (each->next == &what) [[unlikely]]
         each->next = each->over.after(what);
+      if (each->kept == &what) each->kept = nullptr;
     }
   }
   void leave(request& what) noexcept {
@@ -268,6 +269,7 @@ class backend {
 
   struct walker {
     request* next;
+    const request* kept;  // null as soon as it has left
     const list<request>& over;
     walker* outer;
   };

@@ -377,6 +377,7 @@ class loop {
   friend class child_watch;
   friend class timer;
   static void forget_sigpipe() noexcept;  // in a forked child
+  void cancel_registrations() noexcept;
 
   owned<timer> fire_after(duration wait, callback<timer&>&& then);
   owned<timer> fire_every(duration interval, const instant* first, callback<timer&>&& then);

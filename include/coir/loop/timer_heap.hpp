@@ -53,7 +53,9 @@ class timer_heap {
   timer_heap() noexcept = default;
   timer_heap(const timer_heap&) = delete;
   // What is still armed will not fire any more; it may outlive the heap.
-  ~timer_heap();
+  ~timer_heap() { clear(); }
+  // Whatever is in it is armed no more.
+  void clear() noexcept;
 
   // Both also move a timer that is armed already.
   void arm(timer_node& which, instant deadline);
