@@ -134,12 +134,12 @@ void backend::go_on_closing(int fd) noexcept {
   }
 }
 
-bool backend::deliver_and_keep(request& what, const descriptor_state& state, int result) noexcept {
+bool backend::survives_delivery(request& what, const descriptor_state& state, int result) noexcept {
   walker mine{nullptr, &what, state.requests, walkers_};
   walkers_ = &mine;
   deliver(what, result);
   walkers_ = mine.outer;
-  return mine.kept != nullptr;
+  return mine.told != nullptr;
 }
 
 void backend::deliver(request& what, int result) noexcept {

@@ -347,7 +347,7 @@ bool epoll_backend::serve_multishot(request& what, descriptor_state& state) noex
       complete(what, result);
       return true;
     }
-    if (!deliver_and_keep(what, state, result)) return true;
+    if (!survives_delivery(what, state, result)) return true;
     if (!state.readable) return false;
   }
   serve_later(what.fd, state);

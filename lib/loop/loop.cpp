@@ -191,8 +191,8 @@ loop::~loop() {
     std::abort();
   }
   cancel_registrations();
-  // While other threads find it: what they want of it meanwhile is posted, and lost. Without it they would work on what
-  // is told here.
+  // While other threads find it: what they want of it meanwhile is posted, and done here. Without a loop they would work
+  // themselves on what is told here.
   const std::thread::id ran_on = owner_;
   if (usable()) loop_registry::settle(*this);
   // One of them may be what a request in flight waits for.

@@ -302,9 +302,8 @@ TEST_CASE("whoever is told one of several results may withdraw that request, and
   support::leaves_no_descriptor([] {
     coir::loop loop;
     const connection ends(loop);
-    bool gone = false;
     for (int round = 0; round < 3; ++round) {
-      gone = false;
+      bool gone = false;
       one_of_many* const many = new one_of_many(loop, ends.mine.get(), gone);
       REQUIRE(loop.start(many->what));
       REQUIRE(::write(ends.peer.get(), "abc", 3) == 3);

@@ -8,7 +8,6 @@
 
 #include <array>
 #include <atomic>
-#include <memory>
 #include <string>
 #include <thread>
 #include <vector>

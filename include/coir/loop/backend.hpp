@@ -187,8 +187,8 @@ class backend {
     finish(what, result);
   }
   void deliver(request& what, int result) noexcept;   // one of several
-  // False: whoever was told has withdrawn it, and its memory may be gone.
-  bool deliver_and_keep(request& what, const descriptor_state& state, int result) noexcept;
+  // ... after which it is asked for more. False: whoever was told has withdrawn it, and its memory may be gone.
+  bool survives_delivery(request& what, const descriptor_state& state, int result) noexcept;
   void detach(request& what) noexcept { leave(what); }  // over, nobody is told
 
   // The system call of a request, once: its result, or minus its errno. It waits only where the kernel cannot
@@ -255,7 +255,7 @@ class backend {
     for (walker* each = walkers_; each != nullptr; each = each->outer) {
       if (each->next == &what) [[unlikely]]
         each->next = each->over.after(what);
-      if (each->kept == &what) each->kept = nullptr;
+      if (each->told == &what) each->told = nullptr;
     }
   }
   void leave(request& what) noexcept {
@@ -269,7 +269,7 @@ class backend {
 
   struct walker {
     request* next;
-    const request* kept;  // null as soon as it has left
+    const request* told;  // null as soon as it has left
     const list<request>& over;
     walker* outer;
   };

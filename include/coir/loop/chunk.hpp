@@ -7,13 +7,15 @@
 //
 // Shape    a pool per loop, made on first use: loop_options' 256 chunks of 4096 bytes. A chunk moves,
 //          never copies, and goes back to its pool when it dies.
-// Thread   the loop's. A chunk may outlive its loop, and then die on any thread: the pool's memory waits for the last one.
+// Thread   the loop's. A chunk may outlive its loop, and then die on any thread: the pool's memory waits for the last
+//          one.
 // Errors   when no chunk is free, a chunk comes from the heap instead; std::bad_alloc when that is full.
 // Cost     take and give back: a few instructions, no system call, no allocation.
 // See      coir/loop/request.hpp, recv_multi; coir/net/tcp.hpp, chunks()
 #pragma once
 
-#include <atomic>
+#include <coir/base/atomic.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -111,7 +113,8 @@ class chunk_pool {
   void take_back(std::uint16_t number) noexcept;
   // On the loop's thread, which is alone with it until the pool is an orphan: no locked instruction.
   void count(int more) noexcept {
-    references_.store(references_.load(std::memory_order_relaxed) + static_cast<unsigned>(more), std::memory_order_relaxed);
+    const unsigned now = references_.load(std::memory_order_relaxed);
+    references_.store(now + static_cast<unsigned>(more), std::memory_order_relaxed);
   }
 
   struct free_memory {
@@ -123,7 +126,7 @@ class chunk_pool {
   std::size_t chunk_bytes_;
   unsigned count_;
   unsigned free_;
-  std::atomic<unsigned> references_ = 1;
+  atomic<unsigned> references_ = 1;
   bool orphan_ = false;
   void* ring_ = nullptr;
   acceptor accept_ = nullptr;

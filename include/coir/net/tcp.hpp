@@ -7,8 +7,8 @@
 //   coir::net::tcp_stream out = co_await coir::net::tcp_stream::connect(where);
 //                                                              [tests/net/tcp_test.cpp]
 //
-// Shape    objects that own a descriptor, and belong to the loop they were made on; they move, also while fibers wait. A
-//          stream is a byte stream: what takes several steps (io/stream.hpp) needs it to stay in its place.
+// Shape    objects that own a descriptor, and belong to the loop they were made on; they move, also while fibers wait.
+//          A stream is a byte stream: what takes several steps (io/stream.hpp) needs it to stay in its place.
 // Order    accept: first come, first served. One reader and one writer per stream at a time: a second
 //          reader is refused (std::logic_error), a second writer's bytes come in between.
 // Thread   the loop's. They may be destroyed anywhere.
