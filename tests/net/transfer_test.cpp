@@ -9,6 +9,7 @@
 #include "support/loop_tools.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -19,28 +20,28 @@ namespace {
 
 constexpr std::size_t total = std::size_t{64} << 20;
 
-// The bytes of the stream at `at`: every eight of them are their own number.
-void fill(std::span<std::byte> block, std::size_t at) {
-  for (std::size_t i = 0; i < block.size(); ++i) {
-    block[i] = static_cast<std::byte>(((at + i) / 8 * 0x9e3779b97f4a7c15ULL) >> (8 * ((at + i) % 8)));
-  }
+// The bytes of the stream: every eight of them are their own number, so that none fits where another belongs.
+std::span<const std::byte> everything() {
+  static const std::vector<std::byte> bytes = [] {
+    std::vector<std::byte> made(total);
+    for (std::uint64_t at = 0; at < total; at += 8) {
+      const std::uint64_t number = at / 8 * 0x9e3779b97f4a7c15ULL;
+      std::memcpy(made.data() + at, &number, 8);
+    }
+    return made;
+  }();
+  return bytes;
 }
 
 // What was got is what was sent there.
 bool is_right(std::span<const std::byte> got, std::size_t at) {
-  static std::vector<std::byte> expected;
-  expected.resize(got.size());
-  fill(expected, at);
-  return std::equal(got.begin(), got.end(), expected.begin());
+  return at + got.size() <= total && std::memcmp(got.data(), everything().data() + at, got.size()) == 0;
 }
 
 template <class Wait>
 void send_everything(Wait wait, tcp_stream& to, std::size_t block_bytes) {
-  std::vector<std::byte> block(block_bytes);
-  for (std::size_t at = 0; at < total; at += block.size()) {
-    block.resize(std::min(block_bytes, total - at));
-    fill(block, at);
-    wait(coir::io::write_all(to, block));
+  for (std::size_t at = 0; at < total; at += block_bytes) {
+    wait(coir::io::write_all(to, everything().subspan(at, std::min(block_bytes, total - at))));
   }
   to.shutdown(coir::net::direction::send);
 }
