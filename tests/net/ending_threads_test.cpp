@@ -3,7 +3,9 @@
 
 #include "net/peers.hpp"
 
+#include "fiber/until.hpp"
 #include "support/catch.hpp"
+#include "support/descriptor_limit.hpp"
 #include "support/loop_tools.hpp"
 
 #include <array>
@@ -17,7 +19,8 @@ namespace {
 // On a loop that goes on to accept and to receive for nobody.
 struct belongings {
   std::vector<coir::net::tcp_stream> streams;  // each with chunks that nobody has taken
-  std::vector<coir::net::tcp_listener> listeners;
+  std::vector<coir::net::tcp_listener> listeners;  // the last in its pause: it had no descriptor for a connection
+  std::vector<coir::unique_fd> clients;
 };
 
 belongings busy() {
@@ -34,6 +37,15 @@ belongings busy() {
   auto first = coir::spawn([&] { return coir::await(listener.accept()); });
   made.streams.push_back(coir::await(coir::net::tcp_stream::connect(listener.local_address())));
   made.streams.push_back(coir::await(first.take()));
+  coir::net::tcp_listener& starved = made.listeners.emplace_back(support::loopback);
+  made.clients.push_back(support::raw_client(starved.local_address()));
+  auto second = coir::spawn([&] { const coir::net::tcp_stream peer = coir::await(starved.accept()); });
+  {
+    const support::descriptor_limit limit(0);
+    support::until([&] { return starved.stats().starved > 0; });
+    second.cancel();
+    support::until([&] { return support::dead(second); });
+  }
   support::let_turns_pass(2);
   return made;
 }

@@ -8,6 +8,9 @@
 #include "support/catch.hpp"
 #include "support/loop_tools.hpp"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <array>
 #include <memory>
 #include <optional>
@@ -335,6 +338,31 @@ TEST_CASE("a stream of another thread's loop that ends with it is closed") {
       // Posted to a loop that never runs again.
       std::thread([&] { ends.reset(); }).join();
     }
+  });
+}
+
+TEST_CASE("a close that begins in the middle of its loop's end is refused, and closes all the same") {
+  support::leaves_no_descriptor([] {
+    const auto pipe = support::pipe_pair();
+    auto sockets = support::socket_pair();
+    auto loop = std::make_unique<coir::loop>();
+    std::optional<tcp_stream> stream(std::in_place, *loop, sockets[0].release());
+    support::asked told_at_the_end(coir::request::poll(pipe[0].get(), POLLIN));
+    REQUIRE(loop->start(told_at_the_end.request));
+    support::asked never_told(coir::request::poll(pipe[0].get(), POLLIN));
+    bool waits = true;
+    std::error_code code;
+    told_at_the_end.seen.then = [&](coir::request&) {
+      auto closing = stream->close();
+      waits = closing.start(never_told.seen);
+      code = closing.take_result().error();
+    };
+    loop.reset();
+    CHECK_FALSE(waits);
+    CHECK(code == std::errc::operation_canceled);
+    CHECK(never_told.seen.count() == 0);
+    char none = 0;
+    CHECK(::read(sockets[1].get(), &none, 1) == 0);
   });
 }
 
