@@ -199,6 +199,22 @@ TEST_CASE("MSG_WAITALL is not heeded: what is there is the result") {
   CHECK(support::finish(loop, request::recvmsg(ends[0].get(), &message, MSG_WAITALL)) == 4);
 }
 
+TEST_CASE("MSG_WAITALL is not heeded: what there is room for is the result") {
+  coir::loop loop;
+  std::vector<std::byte> much(std::size_t{16} << 20);
+  const int all = static_cast<int>(much.size());
+  const support::fd_pair ends = support::socket_pair();
+  const int sent = support::finish(loop, request::send(ends[0].get(), much, MSG_WAITALL));
+  CHECK((sent > 0 && sent < all));
+  const support::fd_pair others = support::socket_pair();
+  iovec part{much.data(), much.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  const int sent_as_message = support::finish(loop, request::sendmsg(others[0].get(), &message, MSG_WAITALL));
+  CHECK((sent_as_message > 0 && sent_as_message < all));
+}
+
 TEST_CASE("who waits for the error queue holds up nobody who waits for data") {
   coir::loop loop;
   const coir::unique_fd mine = support::bound_socket(SOCK_DGRAM);
