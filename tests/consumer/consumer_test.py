@@ -146,9 +146,9 @@ def subproject(_, scratch, compiler):
         shutil.copy(source, project)
     shutil.copytree(ROOT, project / "subprojects" / "coir",
                     ignore=shutil.ignore_patterns("build*", ".git"))
-    # Unity: a fifth of the time.
+    # Unity, in eight pieces: a tenth of the time.
     run("meson", "setup", build, project, "--buildtype=plain", f"--prefix={prefix}",
-        "-Ddefault_library=static", "-Dunity=subprojects", CXX=" ".join(compiler))
+        "-Ddefault_library=static", "-Dunity=subprojects", "-Dunity_size=12", CXX=" ".join(compiler))
     run("meson", "compile", "-C", build)
     check_outputs(build)
 

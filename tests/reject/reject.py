@@ -11,6 +11,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 file = pathlib.Path(sys.argv[1])
 compiler = sys.argv[2:]
@@ -31,13 +32,20 @@ def words(text):
     return " ".join(text.replace("‘", "'").replace("’", "'").split())
 
 
+gcc_before_13 = compiles(source=COIR_GCC)[0]
+marks = MARK.findall(file.read_text())
 failures = []
 worked, said = compiles("-DWRONG=0")
 if not worked:
     sys.exit(f"{file.name} must compile with -DWRONG=0, and does not:\n{said}")
 
-gcc_before_13 = compiles(source=COIR_GCC)[0]
-marks = MARK.findall(file.read_text())
+# What all of them include is compiled once, which is most of the work.
+scratch = tempfile.TemporaryDirectory(prefix="coir-reject-")
+headers = pathlib.Path(scratch.name) / "headers.hpp"
+headers.write_text("".join(re.findall(r"^#include <.+>\n", file.read_text(), re.MULTILINE)))
+subprocess.run([*compiler, "-x", "c++-header", headers, "-o", f"{headers}.gch"], check=True)
+compiler += ["-include", str(headers), "-Winvalid-pch"]
+
 for number, only_gcc, expected in marks:
     worked, said = compiles(f"-DWRONG={number}")
     if only_gcc and not gcc_before_13:
