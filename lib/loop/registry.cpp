@@ -12,9 +12,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <thread>
-#include <utility>
 #include <vector>
 
 namespace coir {
@@ -49,17 +49,15 @@ std::unique_lock<std::mutex> when_none(const unsigned& visits) noexcept {
 }
 
 // A visit on its way to a loop. One that is lost ends where the loop does: in the middle of that, or behind it.
-class posted_visit {
+class posted_visit final : public post_node {
  public:
   posted_visit(loop* on, loop_link::work visiting, void* what) noexcept
       : on_(on), visiting_(visiting), what_(what) {}
-  posted_visit(posted_visit&& other) noexcept
-      : on_(other.on_), visiting_(std::exchange(other.visiting_, nullptr)), what_(other.what_) {}
-  posted_visit& operator=(posted_visit&&) = delete;
-  ~posted_visit() {
-    if (visiting_ != nullptr) visiting_(what_, loop_registry::number_of(on_) != 0 ? on_ : nullptr);
+  void run() override { visiting_(what_, on_); }
+  void lost() noexcept override {
+    visiting_(what_, loop_registry::number_of(on_) != 0 ? on_ : nullptr);
+    over();
   }
-  void operator()() noexcept { std::exchange(visiting_, nullptr)(what_, on_); }
 
  private:
   loop* on_;
@@ -119,7 +117,7 @@ void loop_registry::visit(loop* which, std::uint16_t number, loop_link::work vis
     const bool gone = found == all().loops.end() || which->number() != number;
     if (!gone && !which->is_own_thread()) {
       // Under the lock, so that it cannot end meanwhile.
-      which->post(posted_visit(which, visiting, what));
+      which->post_made(std::make_unique<posted_visit>(which, visiting, what));
       return;
     }
     // Not under the lock: the work may lead to another visit. What runs or ends the loop is on this thread too, or waits.
