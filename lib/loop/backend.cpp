@@ -239,8 +239,15 @@ void backend::drain() noexcept {
   if (chunks_ != nullptr) chunks_->orphan();
 }
 
+void backend::abandon() noexcept {
+  // Of a thread of the parent, if any, whose stack is not here: whoever is told in a walk queues, and never forks.
+  walkers_ = nullptr;
+  // Whoever destroys a chunk finds no loop from here on, and may do so on any thread.
+  if (chunks_ != nullptr) chunks_->orphan();
+  do_abandon();
+}
+
 void backend::let_go() noexcept {
-  walkers_ = nullptr;  // of a thread of the parent, if any: its stack is not here
   const auto tell = [&](request& what) {
     leave(what);
     what.result = -ECANCELED;

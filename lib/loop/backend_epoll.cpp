@@ -58,11 +58,11 @@ class epoll_backend final : public backend {
   bool has_more() const noexcept override { return unfinished_ != chain_end; }
   int pollable_fd() override { return epoll_.get(); }
   std::string describe() const override;
-  void abandon() noexcept override { epoll_.reset(); }
 
  private:
   bool do_start(request& what, descriptor_state& state) override;
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
+  void do_abandon() noexcept override { epoll_.reset(); }
   void forget(int fd, descriptor_state& state) noexcept override;
   void do_attend(int set) override;
   void do_unattend() noexcept override { ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, attended_, nullptr); }

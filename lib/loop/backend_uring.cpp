@@ -107,7 +107,6 @@ class uring_backend final : public backend {
     return pollable_ && (io_uring_cq_ready(&ring_) != 0 || work_flagged());
   }
   std::string describe() const override;
-  void abandon() noexcept override;
 
  private:
   // Where a completion finds its request. The generation counts the uses of the slot, so that a result
@@ -131,6 +130,7 @@ class uring_backend final : public backend {
 
   bool do_start(request& what, descriptor_state& state) override;
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
+  void do_abandon() noexcept override;
   void forget(int, descriptor_state&) noexcept override {}
   void do_attend(int) override { attended_lost_ = true; }
   void do_unattend() noexcept override;
@@ -233,7 +233,7 @@ uring_backend::~uring_backend() {
   }
 }
 
-void uring_backend::abandon() noexcept {
+void uring_backend::do_abandon() noexcept {
   // Only the descriptor: unmapping here could hit what the child has mapped in the same place.
   abandoned_ = true;
   ::close(ring_.ring_fd);

@@ -110,7 +110,6 @@ class sim_backend final : public backend {
     return busy_ || (pollable_ && in_flight() != 0 && !is_stalled());
   }
   std::string describe() const override;
-  void abandon() noexcept override { abandoned_ = true; }
 
  private:
   // A request in flight, under its number: requests are numbered in the order in which they began.
@@ -123,6 +122,7 @@ class sim_backend final : public backend {
 
   bool do_start(request& what, descriptor_state& state) override;
   abort_answer do_withdraw(request& what, descriptor_state& state) noexcept override;
+  void do_abandon() noexcept override { abandoned_ = true; }
   // The attended set is polled in each wait.
   void do_attend(int) override {}
   void do_unattend() noexcept override {}

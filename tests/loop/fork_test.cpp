@@ -240,6 +240,22 @@ TEST_CASE("a post that cannot fail is lost in a child, and its parent's loop sle
   CHECK(::poll(&shown, 1, 0) == 0);
 }
 
+TEST_CASE("a child only counts the chunks of its parent's loop that die in it") {
+  coir::loop loop;
+  coir::chunk_pool& pool = loop.chunks();
+  const unsigned all = pool.free();
+  std::uint16_t number = 0;
+  REQUIRE(pool.take(number));
+  coir::chunk kept = pool.claim(number, 4);
+  const support::ended child = support::in_child([&] {
+    kept = coir::chunk();
+    REQUIRE(pool.free() == all - 1);
+  });
+  CHECK(child.exit_code == 0);
+  kept = coir::chunk();
+  CHECK(pool.free() == all);
+}
+
 TEST_CASE("a fork in the middle of a turn: the child leaves it with an error, or makes a loop of its own") {
   parent mine;
   support::ended child;

@@ -129,7 +129,7 @@ class backend {
     bool (*withdraw)(void* self, request& what) noexcept = nullptr;
     // The loop ends: waits until something that it runs is over, and finishes that. False: it runs nothing.
     bool (*settle)(void* self) noexcept = nullptr;
-    // Another one takes its place, or the loop has ended.
+    // Another one takes its place, which must not happen while this one runs something; or the loop has ended.
     void (*gone)(void* self) noexcept = nullptr;
   };
   void install(blocking_hook hook) noexcept {
@@ -143,7 +143,7 @@ class backend {
   // begins: -ECANCELED.
   void drain() noexcept;
   // After fork(2), in the child: lets go of the kernel objects shared with the parent, touching nothing.
-  virtual void abandon() noexcept = 0;
+  void abandon() noexcept;
   // In place of drain() for one that was abandoned: what is in flight is the parent's, and ends here.
   void let_go() noexcept;
 
@@ -156,6 +156,7 @@ class backend {
   // descriptor has a state of its own.
   virtual bool do_start(request& what, descriptor_state& state) = 0;
   virtual abort_answer do_withdraw(request& what, descriptor_state& state) noexcept = 0;
+  virtual void do_abandon() noexcept = 0;
   // From here on wait() sets attention_ when this set is readable.
   virtual void do_attend(int set) = 0;
   // Asked where knows_stalls_ is set.

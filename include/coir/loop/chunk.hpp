@@ -84,7 +84,7 @@ class chunk_pool {
   // Owned by reference count: the loop holds one, every chunk in use another.
   static chunk_pool* create(unsigned count, std::size_t chunk_bytes);
   void release() noexcept;
-  // Its loop is at its end: chunks that die from now on, on whichever thread, are only counted.
+  // Its loop is at its end, or left behind by a fork: chunks that die from now on, on whichever thread, are only counted.
   void orphan() noexcept;
 
   std::size_t chunk_bytes() const noexcept { return chunk_bytes_; }
