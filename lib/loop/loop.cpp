@@ -190,13 +190,21 @@ loop::~loop() {
     priv::tell("coir: a loop was destroyed from inside its own run\n");
     std::abort();
   }
-  cancel_registrations();
-  // While other threads find it: what they want of it meanwhile is posted, and done here. Without a loop they would work
-  // themselves on what is told here.
+  // One that nobody ran is this thread's: its visitors are through before anything ends.
+  if (usable()) bind();
   const std::thread::id ran_on = owner_;
+  cancel_registrations();  // as that thread's, which has blocked their signals
+  // While other threads find it: what they want of it meanwhile is posted, and waits for its end. Without a loop they would
+  // work themselves on what is told here.
   if (usable()) loop_registry::settle(*this);
   // One of them may be what a request in flight waits for.
   while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->lost();
+  if (usable() && in_flight() != 0 && ran_on != std::this_thread::get_id()) {
+    // io_uring would answer that other thread only, and this one wait for ever. Epoll would not, but what a program may do
+    // is not the backend's to say.
+    priv::tell("coir: a loop was destroyed by another thread than the one that ran it, with requests in flight\n");
+    std::abort();
+  }
   if (usable()) {
     backend_->unattend();
     backend_->drain();
@@ -599,7 +607,8 @@ std::vector<std::string> loop::why_alive() const {
 }
 
 int loop::pollable_fd() {
-  check_alive();
+  check_own_thread();
+  bind();  // the kernel takes it for this thread's from here on
   if (!outer_) {
     unique_fd set(::epoll_create1(EPOLL_CLOEXEC));
     unique_fd timer(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));

@@ -1,8 +1,10 @@
 #include <coir/loop/loop_link.hpp>
 
+#include "loop/watch_tools.hpp"
 #include "support/catch.hpp"
 #include "support/loop_tools.hpp"
 
+#include <poll.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -75,8 +78,6 @@ TEST_CASE("a visit to a loop that is gone is made at once, without it") {
 
 TEST_CASE("who runs or ends a loop for the first time waits for the visits of those who found that nobody had") {
   for (const bool is_run : {true, false}) {
-    std::optional<coir::loop> loop(std::in_place);
-    const coir::loop_link link(*loop);
     struct long_visit {
       std::atomic<bool> begun = false;
       std::atomic<bool> over = false;
@@ -86,6 +87,10 @@ TEST_CASE("who runs or ends a loop for the first time waits for the visits of th
         static_cast<long_visit*>(self)->over = true;
       }
     } visit;
+    const support::fd_pair ends = support::pipe_pair();
+    std::optional<coir::loop> loop(std::in_place);
+    const coir::loop_link link(*loop);
+    loop->watch(ends[0].get(), coir::watch_options{.read = [last = tests::at_end([&] { CHECK(visit.over); })] {}}).keep();
     std::thread visitor([&] { link.visit(long_visit::make, &visit); });
     while (!visit.begun) std::this_thread::yield();
     if (is_run) {
@@ -166,6 +171,41 @@ TEST_CASE("a visit to a loop that ends before it comes to it is made without it"
     CHECK(seen.loops.empty());
   }
   CHECK(seen.loops == std::vector<coir::loop*>{nullptr});
+}
+
+TEST_CASE("a visit that a loop had taken from its inbox when it ended is made in the middle of that, with it") {
+  visits seen;
+  std::optional<coir::loop> loop(std::in_place);
+  loop->run_once();
+  const coir::loop_link link(*loop);
+  loop->post([] { throw std::runtime_error("from a post"); });
+  std::thread([&] { link.visit(visits::note, &seen); }).join();
+  CHECK_THROWS_WITH(loop->run_once(), "from a post");
+  CHECK(seen.loops.empty());
+  coir::loop* const ended = &*loop;
+  loop.reset();
+  CHECK(seen.loops == std::vector<coir::loop*>{ended});
+}
+
+TEST_CASE("a loop is found as long as it tells of what was in flight") {
+  visits seen;
+  const support::fd_pair ends = support::pipe_pair();
+  support::asked told(coir::request::poll(ends[0].get(), POLLIN));
+  auto loop = std::make_unique<coir::loop>();
+  loop->run_once();
+  const coir::loop_link link(*loop);
+  bool found = false;
+  told.seen.then = [&, on = loop.get()](coir::request&) {
+    found = coir::loop::number_of_living(on) != 0;
+    std::thread([&] { link.visit(visits::note, &seen); }).join();
+    CHECK(seen.loops.empty());
+  };
+  REQUIRE(loop->start(told.request));
+  loop.reset();
+  CHECK(told.over());
+  CHECK(found);
+  CHECK(seen.loops == std::vector<coir::loop*>{nullptr});
+  CHECK(seen.threads == std::vector{std::this_thread::get_id()});
 }
 
 TEST_CASE("a visit in a child process does not find its parent's loop") {

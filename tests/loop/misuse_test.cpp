@@ -1,6 +1,10 @@
+#include "support/child_process.hpp"
 #include "support/loop_tools.hpp"
 
+#include <poll.h>
+
 #include <atomic>
+#include <csignal>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -125,6 +129,23 @@ TEST_CASE("a loop that is destroyed by another thread takes nothing from that th
   mine.run_once(1ns);
   mine.run_once(1ns);
   CHECK(ran);
+}
+
+TEST_CASE("a loop that another thread destroys with something in flight says so, and ends the program") {
+  const auto child = support::in_child([] {
+    const support::fd_pair ends = support::pipe_pair();
+    support::asked waiting(coir::request::poll(ends[0].get(), POLLIN));
+    auto loop = std::make_unique<coir::loop>();
+    in_thread([&] {
+      REQUIRE(loop->start(waiting.request));
+      loop->run_once(0ns);
+    });
+    coir::loop mine;
+    mine.run_once(0ns);
+    loop.reset();
+  });
+  CHECK(child.signal == SIGABRT);
+  CHECK_THAT(child.text, Contains("destroyed by another thread than the one that ran it, with requests in flight"));
 }
 
 TEST_CASE("loops on many threads are made, run and destroyed at the same time") {

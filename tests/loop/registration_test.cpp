@@ -2,6 +2,8 @@
 #include "loop/watch_tools.hpp"
 #include "support/child_process.hpp"
 
+#include <poll.h>
+
 #include <any>
 #include <memory>
 #include <optional>
@@ -341,6 +343,25 @@ TEST_CASE("what is registered by a destructor while the loop ends, ends with it"
       later = loop.after(0ns, [] { FAIL("the loop has ended"); });
     })] {}}).keep();
   }
+  expect_inert(late);
+  expect_inert(later);
+}
+
+TEST_CASE("what is registered by whoever is told while the loop ends, ends with it") {
+  const support::fd_pair ends = support::pipe_pair();
+  watch_handle late;
+  timer_handle later;
+  bool destroyed = false;
+  support::asked told(coir::request::poll(ends[0].get(), POLLIN));
+  auto loop = std::make_unique<coir::loop>();
+  told.seen.then = [&, on = loop.get()](coir::request&) {
+    late = on->watch(ends[0].get(), watch_options{.read = [last = at_end([&] { destroyed = true; })] {}});
+    later = on->after(0ns, [] { FAIL("the loop has ended"); });
+  };
+  REQUIRE(loop->start(told.request));
+  loop.reset();
+  CHECK(told.over());
+  CHECK(destroyed);
   expect_inert(late);
   expect_inert(later);
 }

@@ -265,7 +265,10 @@ TEST_CASE("a loop ends also when what a pool has done waits behind a post that t
       until_begun(threads);
       loop.post([] { throw std::runtime_error("from a post"); });
       const coir::unique_fd writing(::open(between.path.c_str(), O_WRONLY | O_CLOEXEC));
-      while (threads.stats().idle == 0) std::this_thread::yield();
+      // The only thread begins the next job when it has said that this one is done.
+      std::atomic<bool> said = false;
+      threads.post([&] { said = true; });
+      while (!said) std::this_thread::yield();
       CHECK_THROWS_WITH(loop.run_once(), "from a post");
       CHECK(opening.told == 0);
     }

@@ -16,13 +16,15 @@
 //   5. ready fibers, a bounded number (the hook `run_ready`, installed by coir/fiber).
 // run_once() then gives what step 5 asked for to the kernel, without waiting.
 //
-// Shape    an object; several per thread and per process. It is bound to the thread that first runs it.
+// Shape    an object; several per thread and per process. It is bound to the thread that first runs it, or asks for its
+//          pollable_fd().
 // Thread   post() and stop() from any, and the loop must outlive their return, unless it is what they bring that
 //          lets it end; everything else from its own.
 //          SIGPIPE is blocked in that thread as long as the loop lives: writing to a closed peer or pipe is
 //          an error result.
 // Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
-//          Destroying it from inside its own run is a mistake that ends the program.
+//          Destroying it from inside its own run is a mistake that ends the program; so is doing it on another
+//          thread than ran it while something is in flight, be it for a listener that nobody waits on.
 // Errors   std::system_error from the constructor when the kernel refuses what every backend needs, from
 //          run when it breaks; std::logic_error for use by the wrong thread, inside itself, or in a child
 //          process. What a callback throws leaves run(); what was not delivered then is delivered next.
