@@ -145,7 +145,7 @@ class loop::running {
 
 // From now on it is this thread's, if it is nobody's.
 void loop::bind() noexcept {
-  if (owner_ != std::thread::id()) return;
+  if (owner_ != 0) return;
   loop_registry::settle(*this);
   hold_sigpipe();
 }
@@ -190,19 +190,18 @@ loop::~loop() {
     priv::tell("coir: a loop was destroyed from inside its own run\n");
     std::abort();
   }
-  // One that nobody ran is this thread's: its visitors are through before anything ends.
+  // One that is nobody's is this thread's: its visitors are through before anything ends.
   if (usable()) bind();
-  const std::thread::id ran_on = owner_;
+  const std::uint64_t owner = owner_;
   cancel_registrations();  // as that thread's, which has blocked their signals
   // While other threads find it: what they want of it meanwhile is posted, and waits for its end. Without a loop they would
   // work themselves on what is told here.
   if (usable()) loop_registry::settle(*this);
   // One of them may be what a request in flight waits for.
   while (posts_ != nullptr) std::exchange(posts_, inbox::behind(*posts_))->lost();
-  if (usable() && in_flight() != 0 && ran_on != std::this_thread::get_id()) {
-    // io_uring would answer that other thread only, and this one wait for ever. Epoll would not, but what a program may do
-    // is not the backend's to say.
-    priv::tell("coir: a loop was destroyed by another thread than the one that ran it, with requests in flight\n");
+  if (usable() && in_flight() != 0 && owner != this_thread()) {
+    // io_uring would answer that other thread only, and this one wait for ever.
+    priv::tell("coir: a loop was destroyed by another thread than the one it belongs to, with requests in flight\n");
     std::abort();
   }
   if (usable()) {
@@ -212,9 +211,9 @@ loop::~loop() {
   cancel_registrations();  // those of whoever was told
   timers_.clear();
   loop_registry::remove(*this);
-  owner_ = ran_on;  // whose signal mask it is
+  owner_ = owner;  // whose signal mask it is
   // In a child process the hold, if there is one, is that of loops of its own.
-  if (usable() && ran_on == std::this_thread::get_id()) let_sigpipe_go();
+  if (usable() && owner == this_thread()) let_sigpipe_go();
 }
 
 void loop::cancel_registrations() noexcept {
@@ -608,7 +607,6 @@ std::vector<std::string> loop::why_alive() const {
 
 int loop::pollable_fd() {
   check_own_thread();
-  bind();  // the kernel takes it for this thread's from here on
   if (!outer_) {
     unique_fd set(::epoll_create1(EPOLL_CLOEXEC));
     unique_fd timer(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
@@ -620,6 +618,7 @@ int loop::pollable_fd() {
         ::epoll_ctl(set.get(), EPOLL_CTL_ADD, inbox_.fd(), &event) < 0) {
       throw_error(errno, "a loop's pollable descriptor");
     }
+    bind();  // the kernel takes it for this thread's from here on
     outer_ = std::move(set);
     outer_timer_ = std::move(timer);
     outer_deadline_ = never;

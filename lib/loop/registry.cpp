@@ -1,5 +1,6 @@
 #include "registry.hpp"
 
+#include <coir/base/atomic.hpp>
 #include <coir/base/error.hpp>
 
 #include "signal_hub.hpp"
@@ -96,7 +97,7 @@ void loop_registry::remove(loop& gone) noexcept {
 
 void loop_registry::settle(loop& found) noexcept {
   const std::unique_lock held = when_none(found.visits_);
-  found.owner_ = std::this_thread::get_id();
+  found.owner_ = loop::this_thread();
 }
 
 unsigned loop_registry::number_of(const loop* which) noexcept {
@@ -105,11 +106,18 @@ unsigned loop_registry::number_of(const loop* which) noexcept {
   return found == all().loops.end() ? 0 : which->number();
 }
 
+std::uint64_t loop::this_thread() noexcept {
+  static constinit atomic<std::uint64_t> last = 0;
+  constinit thread_local static std::uint64_t mine = 0;
+  if (mine == 0) mine = last.fetch_add(1, std::memory_order_relaxed) + 1;
+  return mine;
+}
+
 unsigned loop::number_of_living(const loop* which) noexcept { return loop_registry::number_of(which); }
 
 void loop_registry::visit(loop* which, std::uint16_t number, loop_link::work visiting,
                           void* what) noexcept {
-  const auto me = std::this_thread::get_id();
+  const std::uint64_t me = loop::this_thread();
   std::unique_lock held(all().lock);
   for (;;) {
     const auto found = std::find(all().loops.begin(), all().loops.end(), which);
@@ -151,7 +159,7 @@ void loop_registry::in_child() noexcept {
   for (loop* const inherited : all().loops) {
     inherited->forked_ = true;
     // A thread that is not here ends no visit.
-    if (inherited->visitor_ != std::this_thread::get_id()) inherited->visits_ = 0;
+    if (inherited->visitor_ != loop::this_thread()) inherited->visits_ = 0;
     inherited->port_.ours->abandon();
     inherited->backend_->abandon();
     if (inherited->watches_ != nullptr) inherited->watches_->abandon();

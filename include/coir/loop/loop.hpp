@@ -16,15 +16,15 @@
 //   5. ready fibers, a bounded number (the hook `run_ready`, installed by coir/fiber).
 // run_once() then gives what step 5 asked for to the kernel, without waiting.
 //
-// Shape    an object; several per thread and per process. It is bound to the thread that first runs it, or asks for its
-//          pollable_fd().
+// Shape    an object; several per thread and per process. It belongs to the thread that first runs it, has it watch a
+//          signal, or asks for its pollable_fd().
 // Thread   post() and stop() from any, and the loop must outlive their return, unless it is what they bring that
 //          lets it end; everything else from its own.
 //          SIGPIPE is blocked in that thread as long as the loop lives: writing to a closed peer or pipe is
 //          an error result.
 // Cancel   destroying a loop withdraws what is in flight, waits for it, and closes what was given to it.
-//          Destroying it from inside its own run is a mistake that ends the program; so is doing it on another
-//          thread than ran it while something is in flight, be it for a listener that nobody waits on.
+//          Destroying it from inside its own run is a mistake that ends the program. So is doing it on another thread
+//          than it belongs to while something is in flight, which what was let go of in its last turn may still be.
 // Errors   std::system_error from the constructor when the kernel refuses what every backend needs, from
 //          run when it breaks; std::logic_error for use by the wrong thread, inside itself, or in a child
 //          process. What a callback throws leaves run(); what was not delivered then is delivered next.
@@ -55,7 +55,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -344,10 +343,8 @@ class loop {
   // The number of a loop of this process; 0: it is gone. Any thread.
   static unsigned number_of_living(const loop* which) noexcept;
 
-  // The calling thread is the one that runs this loop, or nobody has run it yet.
-  bool is_own_thread() const noexcept {
-    return owner_ == std::thread::id() || owner_ == std::this_thread::get_id();
-  }
+  // The calling thread is the one that this loop belongs to, or it is nobody's yet.
+  bool is_own_thread() const noexcept { return owner_ == 0 || owner_ == this_thread(); }
   // False in a child process that inherited the loop.
   bool usable() const noexcept { return !forked_; }
   // Throws std::logic_error in a child process that inherited the loop.
@@ -379,6 +376,8 @@ class loop {
   friend class child_watch;
   friend class timer;
   static void forget_sigpipe() noexcept;  // in a forked child
+  // The calling thread. Never 0, and never another's: what std::thread::id calls an ended thread, it calls a later one.
+  static std::uint64_t this_thread() noexcept;
   void cancel_registrations() noexcept;
 
   owned<timer> fire_after(duration wait, callback<timer&>&& then);
@@ -453,9 +452,9 @@ class loop {
   shown shown_watches_;
   instant outer_deadline_ = never;  // what the timerfd is set to
 
-  std::thread::id owner_;
+  std::uint64_t owner_ = 0;
   unsigned visits_ = 0;  // by a thread that found no owner; with the registry's lock
-  std::thread::id visitor_;  // ... and which
+  std::uint64_t visitor_ = 0;  // ... and which
   backend_kind kind_ = backend_kind::automatic;
   bool in_turn_ = false;
   bool forked_ = false;  // this process is a child of the one that made the loop
