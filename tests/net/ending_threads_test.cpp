@@ -45,7 +45,6 @@ belongings busy() {
     const support::descriptor_limit limit(0);
     support::until([&] { return starved.stats().starved > 0; });
   }
-  // With descriptors: the undefined behaviour sanitizer needs some to look at an exception's type.
   second.cancel();
   support::until([&] { return support::dead(second); });
   return made;
