@@ -228,3 +228,61 @@ TEST_CASE("done() only queues: what comes after the op runs later") {
     CHECK(on.right());
   });
 }
+
+// --- rule 7 ---
+
+TEST_CASE("an op that loses a select is aborted once, and awaited before the select is over") {
+  for_every_op([](scene& on, spy_log& log) {
+    support::hand other;
+    std::size_t won = 2;
+    auto who = on.spawn_select(log, other, won);
+    until_waiting(who);
+    CHECK(log.aborts == 0);
+    other.complete();
+    CHECK(log.aborts == 1);
+    if (on.answer() == abort_answer::later && log.done == 0) CHECK(who.state() == fiber_state::waiting);
+    on.stopped();
+    until_dead(who);
+    CHECK(won == 1);
+    CHECK(log.aborts == 1);
+    CHECK(log.done == log.answers_later);
+    CHECK_FALSE(log.aborted_elsewhere);
+    CHECK_FALSE(log.left_early);
+    CHECK(log.user_code == 0);
+  });
+}
+
+TEST_CASE("an op that wins a select gives its result, and the other is aborted") {
+  for_every_op([](scene& on, spy_log& log) {
+    support::hand other;
+    std::size_t won = 2;
+    auto who = on.spawn_select(log, other, won);
+    until_waiting(who);
+    on.complete();
+    until_dead(who);
+    CHECK(won == 0);
+    CHECK(other.aborts() == 1);
+    CHECK(log.aborts == 0);
+    CHECK(log.user_code == 1);
+    CHECK(on.right());
+  });
+}
+
+TEST_CASE("what comes when an op has lost a select is there for the next op") {
+  for_every_op([](scene& on, spy_log& log) {
+    support::hand other;
+    std::size_t won = 2;
+    auto who = on.spawn_select(log, other, won);
+    until_waiting(who);
+    other.complete();
+    on.stopped();
+    until_dead(who);
+    if (on.passes()) return;
+    on.complete();
+    spy_log later;
+    auto next = on.spawn(later);
+    until_dead(next);
+    CHECK(later.user_code == 1);
+    CHECK(on.right());
+  });
+}

@@ -17,13 +17,51 @@
 #include <coir/coir.hpp>
 #include <coir/testing/mock_clock.hpp>
 
+#include <cstddef>
 #include <functional>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
 namespace op_scene {
 
 using support::spy_log;
+
+// An op without its type, and what becomes of its result: a select of it is then compiled once.
+class any_op {
+ public:
+  static constexpr const char* name = "any";
+  template <class Op, class Then>
+  any_op(Op what, Then then) : held_(std::make_unique<holder<Op, Then>>(std::move(what), std::move(then))) {}
+  bool start(coir::waiter& told) { return held_->start(told); }
+  coir::abort_answer abort() noexcept { return held_->abort(); }
+  void take() { held_->take(); }
+
+ private:
+  struct any {
+    virtual ~any() = default;
+    virtual bool start(coir::waiter& told) = 0;
+    virtual coir::abort_answer abort() noexcept = 0;
+    virtual void take() = 0;
+  };
+  template <class Op, class Then>
+  struct holder final : any {
+    holder(Op made, Then made_then) : what(std::move(made)), then(std::move(made_then)) {}
+    bool start(coir::waiter& told) override { return what.start(told); }
+    coir::abort_answer abort() noexcept override { return what.abort(); }
+    void take() override {
+      if constexpr (std::is_void_v<coir::result_of<Op>>) {
+        what.take();
+        then();
+      } else {
+        then(what.take());
+      }
+    }
+    Op what;
+    Then then;
+  };
+  std::unique_ptr<any> held_;
+};
 
 // A case on a surface, without its types: a rule is then compiled once.
 class scene {
@@ -36,6 +74,9 @@ class scene {
   virtual coir::handle_base spawn_late(spy_log& log) = 0;
   // One that awaits `count` ops that need not wait, and counts log.user_code for each result.
   virtual coir::handle_base spawn_many(spy_log& log, unsigned count) = 0;
+
+  // One that awaits a select of a fresh op and of `other`, which writes down the winner's place.
+  virtual coir::handle_base spawn_select(spy_log& log, support::hand& other, std::size_t& won) = 0;
 
   virtual void complete() = 0;
   virtual void stopped() = 0;
@@ -134,6 +175,19 @@ auto spawn_many(surfaces::stack, Case& world, spy_log& log, unsigned count) {
   });
 }
 
+inline coir::task<> wait_select(any_op what, support::hand& other, std::size_t& won) {
+  auto got = co_await coir::select(std::move(what), support::hand_op(other));
+  won = got.index();
+}
+inline auto spawn_select(surfaces::coroutine, any_op what, support::hand& other, std::size_t& won) {
+  return coir::spawn(wait_select(std::move(what), other, won));
+}
+inline auto spawn_select(surfaces::stack, any_op what, support::hand& other, std::size_t& won) {
+  return coir::spawn([what = std::move(what), &other, &won]() mutable {
+    won = coir::await(coir::select(std::move(what), support::hand_op(other))).index();
+  });
+}
+
 }  // namespace bodies
 
 template <class Case, class Surface>
@@ -148,6 +202,10 @@ class scene_of final : public scene {
   }
   coir::handle_base spawn_many(spy_log& log, unsigned count) override {
     return bodies::spawn_many(Surface(), world_, log, count);
+  }
+  coir::handle_base spawn_select(spy_log& log, support::hand& other, std::size_t& won) override {
+    return bodies::spawn_select(
+        Surface(), any_op(support::spy(world_.make(), log), receive<Case>{&world_, &log, &right_}), other, won);
   }
   void complete() override { world_.complete(); }
   void stopped() override {
