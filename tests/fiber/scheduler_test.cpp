@@ -134,13 +134,13 @@ TEST_CASE("a turn whose time is up ends when 8, 32 or 128 fibers have run") {
                             timing{78us, 256}, timing{1us, 256}}) {
     for (const bool on_stacks : {false, true}) {
       coir::testing::mock_clock clock(coir::testing::mock_clock::mode::by_hand);
-      coir::loop loop(coir::loop_options().time(&clock));
-      coir::scheduler fibers(loop);
       int steps = 0;
       const auto step = [&] {
         ++steps;
         clock.advance(each.work);
       };
+      coir::loop loop(coir::loop_options().time(&clock));
+      coir::scheduler fibers(loop);
       for (int i = 0; i < 3; ++i) {
         if (on_stacks) {
           fibers.spawn([&] {
@@ -387,4 +387,31 @@ TEST_CASE("what is spawned or cancelled outside of a turn makes the loop's descr
   CHECK(::poll(&readable, 1, 10'000) == 1);
   settle();
   CHECK(sleeps.state() == fiber_state::dead);
+}
+
+TEST_CASE("fibers that only sleep wake a plain poll when their time has come, and leave it in peace before") {
+  coir::loop loop;
+  coir::scheduler fibers(loop);
+  pollfd readable{loop.pollable_fd(), POLLIN, 0};
+  constexpr int sleeps = 5;
+  int slept = 0;
+  const coir::instant began = coir::steady_now();
+  const auto on_stack = fibers.spawn([&] {
+    for (int i = 0; i < sleeps; ++i, ++slept) coir::await(coir::sleep_for(3ms));
+  });
+  const auto body = [&]() -> coir::task<> {
+    for (int i = 0; i < sleeps; ++i, ++slept) co_await coir::sleep_for(2ms);
+  };
+  const auto coroutine = fibers.spawn(body);
+  int woken = 0;
+  while (on_stack.state() != fiber_state::dead || coroutine.state() != fiber_state::dead) {
+    REQUIRE(::poll(&readable, 1, 20'000) == 1);
+    ++woken;
+    loop.run_once();
+  }
+  CHECK(slept == 2 * sleeps);
+  CHECK(coir::steady_now() - began >= sleeps * 3ms);
+  CHECK(woken <= 3 * slept + 3);
+  while (::poll(&readable, 1, 0) == 1) loop.run_once();
+  CHECK(woken <= 3 * slept + 3);
 }
