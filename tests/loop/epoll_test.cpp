@@ -383,6 +383,20 @@ TEST_CASE("files are read and written at offsets on both backends, to the end an
     CHECK(support::finish(loop, request::read(file.get(), buffer, 100'005)) == 0);
     CHECK(support::finish(loop, request::read(file.get(), buffer, 1ULL << 40)) == 0);
     CHECK(support::finish(loop, request::open("/no/such/folder", O_RDONLY, 0)) == -ENOENT);
+
+    std::string some = "some", more = " more";
+    const std::array<iovec, 2> from{iovec{some.data(), some.size()}, iovec{more.data(), more.size()}};
+    CHECK(support::finish(loop, request::writev(file.get(), from.data(), 2, 50'000)) == 9);
+    std::string head(3, '-'), rest(10, '-');
+    const std::array<iovec, 2> into{iovec{head.data(), head.size()}, iovec{rest.data(), rest.size()}};
+    CHECK(support::finish(loop, request::readv(file.get(), into.data(), 2, 49'999)) == 13);
+    CHECK(head + rest == "xsome morexxx");
+    CHECK(support::finish(loop, request::readv(file.get(), into.data(), 2, 100'005)) == 0);
+    CHECK(support::finish(loop, request::fsync(file.get())) == 0);
+    CHECK(support::finish(loop, request::fsync(file.get(), true)) == 0);
+    // Without an offset they go on where the descriptor is, which the others have not moved.
+    CHECK(support::finish(loop, request::readv(file.get(), into.data(), 1)) == 3);
+    CHECK(head == std::string("\0\0\0", 3));
   });
 }
 

@@ -643,6 +643,22 @@ TEST_CASE("what cannot be waited for, and what is no signal, is refused by name"
   CHECK_FALSE(std::is_constructible_v<coir::signal_set, const char*>);
 }
 
+TEST_CASE("a loop that hears every signal there is leaves SIGTRAP open, for debuggers") {
+  coir::loop loop;
+  int heard = 0;
+  for (int number = 1; number <= SIGRTMAX; ++number) {
+    try {
+      loop.signal(number, [] {}).keep();
+      ++heard;
+    } catch (const std::invalid_argument&) {
+    }
+  }
+  loop.run_once(0ns);
+  CHECK(heard > 40);
+  CHECK(blocked(SIGTERM));
+  CHECK_FALSE(blocked(SIGTRAP));
+}
+
 TEST_CASE("no number at all, and no function to call, is a mistake that is said") {
   coir::loop loop;
   CHECK_THROWS_AS(loop.signal({}, [] {}), std::logic_error);
