@@ -27,7 +27,8 @@ namespace op_scene {
 
 using support::spy_log;
 
-// An op without its type, and what becomes of its result: a select of it is then compiled once.
+// An op without its type, and what becomes of its result: a select of it is then compiled once. It hides what only a select
+// asks of some ops (tests/sync tries those).
 class any_op {
  public:
   static constexpr const char* name = "any";

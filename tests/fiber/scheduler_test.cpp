@@ -412,6 +412,6 @@ TEST_CASE("fibers that only sleep wake a plain poll when their time has come, an
   CHECK(slept == 2 * sleeps);
   CHECK(coir::steady_now() - began >= sleeps * 3ms);
   CHECK(woken <= 3 * slept + 3);
-  while (::poll(&readable, 1, 0) == 1) loop.run_once();
+  for (; ::poll(&readable, 1, 0) == 1 && woken < 100; ++woken) loop.run_once();
   CHECK(woken <= 3 * slept + 3);
 }
