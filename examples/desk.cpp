@@ -25,7 +25,7 @@ coir::task<int> serve(coir::channel<int>& orders, coir::channel<std::string>& ur
   int number = 0;
   int pieces = 0;
   for (;;) {
-    auto got = co_await coir::select(orders.receive(), urgent.receive(), coir::sleep_for(20ms));
+    auto got = co_await coir::select(orders.receive(), urgent.receive(), coir::sleep_for(200ms));
     if (got.index() == 0) {
       const std::optional<int>& order = std::get<0>(got);
       if (!order) co_return pieces;  // closed, and nothing left
@@ -47,7 +47,7 @@ coir::task<int> open_for_a_day() {
   for (const int pieces : {3, 5}) co_await orders.send(pieces);
   co_await urgent.send("tell the king");
   co_await orders.send(1);
-  co_await coir::sleep_for(30ms);
+  co_await coir::sleep_for(300ms);
   orders.close();
   std::printf("the desk is closed: %d pieces\n", co_await desk.join());
   co_return 0;
