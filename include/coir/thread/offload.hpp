@@ -91,9 +91,9 @@ class blocking_call {
   void prepare() {
     if constexpr (takes_stop_token<F>) stop_ = std::stop_source();
   }
-  void ask_to_stop() noexcept {
-    if constexpr (takes_stop_token<F>) stop_.request_stop();
-  }
+  void ask_to_stop() noexcept { stop_.request_stop(); }
+  // For whoever asks when this may be gone.
+  auto stop_source() const noexcept { return stop_; }
   void run() noexcept {
     try {
       if constexpr (std::is_void_v<value_type>) {
@@ -127,6 +127,7 @@ class blocking_call {
   struct nothing {
     explicit nothing(std::nostopstate_t) noexcept {}
     nothing() noexcept {}
+    void request_stop() const noexcept {}
   };
   using stored = std::conditional_t<std::is_void_v<value_type>, nothing,
                                     std::conditional_t<std::is_reference_v<value_type>,
@@ -233,13 +234,15 @@ class shared_job final : public awaited_job {
   // now: and `mine` says whether it is still the op's.
   abort_answer abort(bool& mine) noexcept {
     if (withdraw()) return abort_answer::now;
-    call_.ask_to_stop();
     // Here, because it may be gone from the exchange on.
+    auto stop = call_.stop_source();
     let_loop_go();
     state before = state::attached;
     // Release: what this thread wrote there, for whoever deletes it.
     if (state_.compare_exchange_strong(before, state::abandoned, std::memory_order_acq_rel)) {
       mine = false;
+      // Only now: a function that stops at once would be done before it was abandoned.
+      stop.request_stop();
       return abort_answer::now;
     }
     hold_loop();
