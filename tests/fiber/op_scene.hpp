@@ -7,6 +7,7 @@
 //   });
 #pragma once
 
+#include "any_op.hpp"
 #include "op_list.hpp"
 #include "spy_op.hpp"
 #include "surfaces.hpp"
@@ -19,50 +20,13 @@
 
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
 namespace op_scene {
 
+using support::any_op;
 using support::spy_log;
-
-// An op without its type, and what becomes of its result: a select of it is then compiled once. It hides what only a select
-// asks of some ops (tests/sync tries those).
-class any_op {
- public:
-  static constexpr const char* name = "any";
-  template <class Op, class Then>
-  any_op(Op what, Then then) : held_(std::make_unique<holder<Op, Then>>(std::move(what), std::move(then))) {}
-  bool start(coir::waiter& told) { return held_->start(told); }
-  coir::abort_answer abort() noexcept { return held_->abort(); }
-  void take() { held_->take(); }
-
- private:
-  struct any {
-    virtual ~any() = default;
-    virtual bool start(coir::waiter& told) = 0;
-    virtual coir::abort_answer abort() noexcept = 0;
-    virtual void take() = 0;
-  };
-  template <class Op, class Then>
-  struct holder final : any {
-    holder(Op made, Then made_then) : what(std::move(made)), then(std::move(made_then)) {}
-    bool start(coir::waiter& told) override { return what.start(told); }
-    coir::abort_answer abort() noexcept override { return what.abort(); }
-    void take() override {
-      if constexpr (std::is_void_v<coir::result_of<Op>>) {
-        what.take();
-        then();
-      } else {
-        then(what.take());
-      }
-    }
-    Op what;
-    Then then;
-  };
-  std::unique_ptr<any> held_;
-};
 
 // A case on a surface, without its types: a rule is then compiled once.
 class scene {

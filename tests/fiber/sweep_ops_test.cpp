@@ -1,5 +1,6 @@
 // Every op there is, at every depth of tasks and stacks, cancelled before its fiber ran, while it waits, and
 // when it is done but nobody has heard of it.
+#include "any_op.hpp"
 #include "counted.hpp"
 #include "op_list.hpp"
 #include "until.hpp"
@@ -18,40 +19,11 @@
 
 using coir::fiber_outcome;
 using coir::fiber_state;
+using support::any_op;
 using support::counted;
 using support::until;
 
 namespace {
-
-// An op without its type, so that what stands around it is compiled once.
-class [[nodiscard]] any_op {
- public:
-  static constexpr const char* name = "any";
-  template <coir::op Op>
-  explicit any_op(Op what) : what_(std::make_unique<holder<Op>>(std::move(what))) {}
-
-  bool start(coir::waiter& told) { return what_->start(told); }
-  coir::abort_answer abort() noexcept { return what_->abort(); }
-  // An op with a result that throws `cancelled` itself throws it from here.
-  void take() { what_->take(); }
-
- private:
-  struct held {
-    virtual ~held() = default;
-    virtual bool start(coir::waiter& told) = 0;
-    virtual coir::abort_answer abort() noexcept = 0;
-    virtual void take() = 0;
-  };
-  template <class Op>
-  struct holder final : held {
-    explicit holder(Op what) : op(std::move(what)) {}
-    bool start(coir::waiter& told) override { return op.start(told); }
-    coir::abort_answer abort() noexcept override { return op.abort(); }
-    void take() override { static_cast<void>(op.take()); }
-    Op op;
-  };
-  std::unique_ptr<held> what_;
-};
 
 class world {
  public:

@@ -56,6 +56,14 @@ TEST_CASE("a loop belongs to the thread that first ran it, and another is refuse
   CHECK(loop.run_once() == 0);
 }
 
+TEST_CASE("a loop belongs to the thread that asks for its descriptor") {
+  coir::loop loop;
+  in_thread([&] { static_cast<void>(loop.pollable_fd()); });
+  CHECK_FALSE(loop.is_own_thread());
+  CHECK_THROWS_AS(loop.pollable_fd(), std::logic_error);
+  CHECK_THROWS_AS(loop.run_once(), std::logic_error);
+}
+
 TEST_CASE("a loop can be made, and given work, by one thread and run by another") {
   auto loop = std::make_unique<coir::loop>();
   const support::fd_pair ends = support::socket_pair();
