@@ -10,9 +10,9 @@ namespace {
 
 // Gives the lists of a thread back when it ends. Its own thread-local, because a destructor would make
 // every access to free_frames go through a function.
-class thread_end {
+class frames_end {
  public:
-  ~thread_end() {
+  ~frames_end() {
     free_frames.owned = false;
     ended_ = true;
     for (free_frame*& first : free_frames.first) {
@@ -30,7 +30,7 @@ class thread_end {
   bool ended_ = false;
 };
 
-thread_local thread_end lists_owner;
+thread_local frames_end lists_owner;
 
 }  // namespace
 

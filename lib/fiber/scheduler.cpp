@@ -329,16 +329,9 @@ void fiber_home::tell_failure(const fiber_base& which, std::exception_ptr why) n
   }
   const place at = which.spawned_at();
   try {
-    std::string text = "an exception that is not a std::exception";
-    try {
-      std::rethrow_exception(std::move(why));
-    } catch (const std::exception& error) {
-      text = error.what();
-    } catch (...) {
-    }
     priv::tell(fmt::format("coir: fiber {}{}{}, spawned at {}:{}, failed: {}\n", which.id(),
                            which.name().empty() ? "" : " ", which.name(), at.file_name(), at.line(),
-                           text));
+                           priv::text_of(why)));
   } catch (const std::bad_alloc&) {
     priv::tell("coir: a fiber failed, and there is no memory to say which\n");
   }

@@ -16,7 +16,7 @@ namespace coir {
 
 namespace {
 
-constexpr std::uint64_t wake_data = ~std::uint64_t{0};
+constexpr std::uint64_t no_watcher = ~std::uint64_t{0};
 // The life of a watcher that has no entry in the kernel's set any more: its descriptor turned out to be closed, or
 // another has taken it over.
 constexpr std::uint32_t lost = 0;
@@ -40,7 +40,7 @@ std::string why_refused(int error, int fd) {
 watch_set::watch_set(int wake_fd) : set_(::epoll_create1(EPOLL_CLOEXEC)), wake_fd_(wake_fd) {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
-  event.data.u64 = wake_data;
+  event.data.u64 = no_watcher;
   if (!set_ || ::epoll_ctl(set_.get(), EPOLL_CTL_ADD, wake_fd, &event) < 0) {
     throw_error(errno, "epoll set for the watchers of a loop");
   }
@@ -56,7 +56,7 @@ watcher* watch_set::find(int fd) noexcept {
 epoll_event watch_set::entry_of(const watcher& which, bool armed) const noexcept {
   epoll_event entry{};
   entry.events = armed ? which.interest() : EPOLLONESHOT;
-  entry.data.u64 = armed ? data_of(which) : wake_data;
+  entry.data.u64 = armed ? data_of(which) : no_watcher;
   return entry;
 }
 
@@ -117,7 +117,7 @@ watcher& watch_set::add(loop& of, int fd, watch_options&& options,
 void watch_set::forget_taken(const watcher& which) noexcept {
   if (which.oneshot_ != which.armed_) return;
   for (std::size_t i = at_ + (steps_ != 0 ? 1 : 0); i < count_; ++i) {
-    if (batch_[i].data.u64 == data_of(which)) batch_[i].data.u64 = wake_data;
+    if (batch_[i].data.u64 == data_of(which)) batch_[i].data.u64 = no_watcher;
   }
 }
 
@@ -262,11 +262,11 @@ std::size_t watch_set::dispatch(const inbox& stops) {
   while (at_ != count_) {
     if (stopped()) return told;
     const epoll_event& event = batch_[at_];
-    watcher* const to = event.data.u64 == wake_data ? nullptr : receiver_of(event);
+    watcher* const to = event.data.u64 == no_watcher ? nullptr : receiver_of(event);
     if (to == nullptr) {
       const bool begun = std::exchange(steps_, 0U) != 0;
       ++at_;
-      if (begun || event.data.u64 == wake_data) continue;
+      if (begun || event.data.u64 == no_watcher) continue;
       ++stats_.events;
       ++stats_.stale;
       // One that ended in this very turn explains itself; else it is an entry without an owner.
@@ -298,7 +298,7 @@ void watch_set::rebuild() noexcept {
   };
   epoll_event wake{};
   wake.events = EPOLLIN | EPOLLET;
-  wake.data.u64 = wake_data;
+  wake.data.u64 = no_watcher;
   bool complete = add(wake_fd_, wake);
   table_.for_each([&](int fd, watcher* which) {
     if (which == nullptr || which->life_ == lost) return;

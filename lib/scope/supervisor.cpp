@@ -2,6 +2,7 @@
 
 #include "supervised.hpp"
 
+#include <coir/base/error.hpp>
 #include <coir/scope/inside.hpp>
 
 #include <fmt/chrono.h>
@@ -458,21 +459,11 @@ task<> supervisor::crew::tell(child_event event) {
 
 namespace {
 
-std::string text_of(const std::exception_ptr& failure) {
-  try {
-    std::rethrow_exception(failure);
-  } catch (const std::exception& error) {
-    return error.what();
-  } catch (...) {
-    return "an exception that is not a std::exception";
-  }
-}
-
 [[noreturn]] void give_up(const supervised& which, const supervised::ending& how, std::size_t restarts,
                           duration within) {
   std::string why;
   switch (how.outcome) {
-    case fiber_outcome::failed: why = fmt::format("failed: {}", text_of(how.failure)); break;
+    case fiber_outcome::failed: why = fmt::format("failed: {}", priv::text_of(how.failure)); break;
     case fiber_outcome::cancelled: why = "was cancelled"; break;
     case fiber_outcome::returned:
     case fiber_outcome::none: why = "returned"; break;

@@ -25,9 +25,9 @@ void give_back_read() noexcept {
 }
 
 // As of frames: a destructor would make every access to the letters go through a function.
-class thread_end {
+class letters_end {
  public:
-  ~thread_end() {
+  ~letters_end() {
     letters.owned = false;
     ended_ = true;
     finish_block();
@@ -40,7 +40,7 @@ class thread_end {
   bool ended_ = false;
 };
 
-thread_local thread_end letters_owner;
+thread_local letters_end letters_owner;
 
 }  // namespace
 

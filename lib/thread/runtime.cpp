@@ -52,16 +52,6 @@ void tell_line(Text text) noexcept {
   }
 }
 
-std::string text_of(const std::exception_ptr& why) {
-  try {
-    std::rethrow_exception(why);
-  } catch (const std::exception& error) {
-    return error.what();
-  } catch (...) {
-    return "an exception that is not a std::exception";
-  }
-}
-
 bool is_cancellation(const std::exception_ptr& what) {
   try {
     std::rethrow_exception(what);
@@ -103,7 +93,7 @@ class runtime_core : public std::enable_shared_from_this<runtime_core> {
       }
       tell_line([&] {
         return fmt::format("coir: a remote fiber{}{} of loop {} could not begin: {}\n", whom.name().empty() ? "" : " ",
-                           whom.name(), index, text_of(why));
+                           whom.name(), index, priv::text_of(why));
       });
     }
 
@@ -432,7 +422,7 @@ void runtime_core::fail(std::exception_ptr why) noexcept {
 }
 
 void runtime_core::tell_unheard(std::exception_ptr why) noexcept {
-  tell_line([&] { return "coir: what a runtime ended with was never asked for: " + text_of(why) + "\n"; });
+  tell_line([&] { return "coir: what a runtime ended with was never asked for: " + priv::text_of(why) + "\n"; });
 }
 
 void runtime_core::enter(std::shared_ptr<home> guest) {

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -22,6 +23,8 @@ namespace coir {
 namespace priv {
 // A line for whoever runs the program. That nobody reads standard error is no error of ours.
 void tell(std::string_view text) noexcept;
+// What such a line says of an exception.
+std::string text_of(const std::exception_ptr& failure);
 }  // namespace priv
 
 // Thrown at a suspend point of a fiber whose region is cancelled, and again at the next one if it is
