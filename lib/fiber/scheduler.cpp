@@ -70,7 +70,7 @@ void fiber_home::prepare(fiber_base& block, const spawn_options& options) {
 }
 
 void* fiber_home::give_stack(fiber_base& block, std::size_t bytes, std::size_t alignment,
-                             const spawn_options& options) {
+                             const spawn_options& options) try {
   stack& given = stacks_->take(options.stack_bytes_);
   const auto high = reinterpret_cast<std::uintptr_t>(given.high());
   std::byte* const top = given.high() - (high - ((high - bytes) & ~(alignment - 1)));
@@ -87,6 +87,9 @@ void* fiber_home::give_stack(fiber_base& block, std::size_t bytes, std::size_t a
   given.context_ = priv::make_context(top, static_cast<std::size_t>(top - given.low()));
   block.stack_ = &given;
   return top;
+} catch (...) {
+  discard(block);
+  throw;
 }
 
 // A block that was never begun.

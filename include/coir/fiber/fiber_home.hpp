@@ -177,6 +177,7 @@ class fiber_home final : public ready_hook {
   template <class Block, class... Arguments>
   Block& make(const spawn_options& options, Arguments&&... arguments);
   void prepare(fiber_base& block, const spawn_options& options);
+  // For a function of this size, whose place it returns. Throws without one, and the block is no more.
   void* give_stack(fiber_base& block, std::size_t bytes, std::size_t alignment,
                    const spawn_options& options);
   void discard(fiber_base& block) noexcept;

@@ -206,46 +206,47 @@ class factory_fiber final : public task_fiber<T> {
 };
 
 // The body is a plain function, which lies at the top of the fiber's stack.
-template <class R, class F>
+template <class R>
 class function_fiber final : public fiber_block<R> {
  public:
-  function_fiber(fiber_home& home, region& where, place at) noexcept
-      : fiber_block<R>(own_kind, home, where, at) {}
+  function_fiber(fiber_home& home, region& where, place at, const fiber_kind& kind) noexcept
+      : fiber_block<R>(kind, home, where, at) {}
 
  private:
+  template <class F>
   static F& function(fiber_base& self) noexcept {
     return *static_cast<F*>(self.current_stack()->argument());
   }
+  template <class F>
   static void run(fiber_base& self) noexcept {
     auto& mine = static_cast<function_fiber&>(self);
     try {
       if constexpr (std::is_void_v<R>) {
-        function(self)();
+        function<F>(self)();
         mine.emplace();
       } else if constexpr (std::is_reference_v<R>) {
-        mine.emplace(&function(self)());
+        mine.emplace(&function<F>(self)());
       } else {
-        mine.emplace(function(self)());
+        mine.emplace(function<F>(self)());
       }
     } catch (...) {
       mine.body_failed(std::current_exception());
     }
   }
+  template <class F>
   static void end(fiber_base& self) noexcept {
     if (!self.has_stack()) return;  // there was no memory for one
-    function(self).~F();
+    if constexpr (!std::is_trivially_destructible_v<F>) function<F>(self).~F();
     self.home().return_stack(self);
   }
   // The function is where it was, and so is the stack.
   static void again(fiber_base&) noexcept {}
-  static constexpr fiber_kind own_kind{{function_fiber::wake},
-                                       nullptr,
-                                       run,
-                                       again,
-                                       nullptr,
-                                       end,
-                                       function_fiber::destroyer,
-                                       sizeof(function_fiber)};
+
+ public:
+  // All that a program has for each of its functions.
+  template <class F>
+  static constexpr fiber_kind kind_of{{function_fiber::wake},    nullptr, run<F>, again, nullptr, end<F>,
+                                      function_fiber::destroyer, sizeof(function_fiber)};
 };
 
 }  // namespace priv
@@ -297,22 +298,20 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
       begin(block, options.first_);
       return fiber<inner>::first(block);
     } else {
-      using block_type = priv::function_fiber<value, decayed>;
-      auto& block = make<block_type>(options, where, at);
-      void* top = nullptr;
-      try {
-        top = give_stack(block, sizeof(decayed), alignof(decayed), options);
-      } catch (...) {
-        discard(block);
-        throw;
-      }
-      // A throwing copy of the function: as if nothing had been spawned.
-      try {
+      using block_type = priv::function_fiber<value>;
+      auto& block = make<block_type>(options, where, at, block_type::template kind_of<decayed>);
+      void* const top = give_stack(block, sizeof(decayed), alignof(decayed), options);
+      if constexpr (std::is_nothrow_constructible_v<decayed, Body>) {
         new (top) decayed(std::forward<Body>(body));
-      } catch (...) {
-        return_stack(block);
-        discard(block);
-        throw;
+      } else {
+        // A throwing copy of the function: as if nothing had been spawned.
+        try {
+          new (top) decayed(std::forward<Body>(body));
+        } catch (...) {
+          return_stack(block);
+          discard(block);
+          throw;
+        }
       }
       begin(block, options.first_);
       return fiber<value>::first(block);
