@@ -1,5 +1,5 @@
-// An op without its type, so that what stands around it is compiled once. It hides what only a select asks of some ops
-// (tests/sync tries those).
+// An op without its type, so that what stands around it is compiled once. It hides all but the three verbs: how far an
+// op came when it was cancelled, what it says of itself, what a select asks of some (tests/io and tests/sync try those).
 //
 //   any_op(coir::sleep_for(1s))                      // its result goes nowhere
 //   any_op(peer.read_some(into), [&](std::size_t n) { ... })

@@ -14,6 +14,7 @@
 #include <memory>
 #include <stdexcept>
 #include <stop_token>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -45,6 +46,27 @@ void until_dead(const coir::handle_base& who) {
 void until_waiting(const coir::handle_base& who) {
   until([&] { return who.state() == fiber_state::waiting; });
 }
+
+// When the next job runs, those before it are done with all that belongs to them. For a pool of one thread.
+void until_idle(pool& threads) {
+  std::atomic<bool> next_began = false;
+  threads.post([&] { next_began = true; });
+  while (!next_began) std::this_thread::yield();
+}
+
+// The op itself, by reference.
+template <class Op>
+class again {
+ public:
+  static constexpr const char* name = "again";
+  explicit again(Op& which) : which_(&which) {}
+  bool start(coir::waiter& told) { return which_->start(told); }
+  coir::abort_answer abort() noexcept { return which_->abort(); }
+  auto take() { return which_->take(); }
+
+ private:
+  Op* which_;
+};
 
 // One thread, which is held up, so that no call begins.
 struct busy_pool {
@@ -186,9 +208,93 @@ TEST_CASE("a call that is abandoned goes on alone, and what it returns or throws
   });
 }
 
+TEST_CASE("a call that stops when it is asked has been abandoned before, and what is asked may look around") {
+  on_both_surfaces([](auto wait) {
+    std::atomic<bool> next_began = false;
+    std::atomic<bool> runs = false;
+    std::stop_token token;
+    pool threads(pool_options().threads(1));
+    auto who = coir::spawn([&] {
+      auto call = [&](std::stop_token asked) {
+        token = asked;
+        runs = true;
+        // Without a callback of its own, which might come behind the one below.
+        while (!asked.stop_requested()) std::this_thread::yield();
+      };
+      wait(offload(threads, call, coir::abandon));
+    });
+    until([&] { return runs.load(); });
+    // Begins when that call has come to its end, with all that belongs to it.
+    threads.post([&] { next_began = true; });
+    std::string seen;
+    {
+      const std::stop_callback held(token, [&] {
+        while (!next_began) std::this_thread::yield();
+        seen = coir::describe(coir::running_fiber().home());
+      });
+      who.cancel();
+      CHECK(who.state() == fiber_state::ready);
+    }
+    CHECK(next_began);
+    CHECK(seen.find(", abandoned") != std::string::npos);
+    until_dead(who);
+    CHECK(who.outcome() == fiber_outcome::cancelled);
+  });
+}
+
+TEST_CASE("a call that is awaited twice is made twice, but for one that was abandoned") {
+  on_both_surfaces([](auto wait) {
+    turnstile gate;
+    pool threads(pool_options().threads(1));
+    const opened_at_end open(gate);
+    const auto play = [&](auto... policy) {
+      gate.open();
+      std::atomic<int> calls = 0;
+      std::vector<int> got;
+      bool was_refused = false;
+      auto who = coir::spawn([&] {
+        auto call = [&](std::stop_token asked) {
+          const int count = ++calls;
+          gate.pass(asked);
+          return count;
+        };
+        auto op = offload(threads, call, policy...);
+        got.push_back(wait(again(op)));
+        gate.close();
+        try {
+          got.push_back(wait(again(op)));
+          wait(coir::yield());
+        } catch (const std::runtime_error&) {
+        }
+        gate.open();
+        try {
+          got.push_back(wait(again(op)));
+        } catch (const std::logic_error&) {
+          was_refused = true;
+        }
+      });
+      until([&] { return calls == 2; });
+      gate.until_inside(1);
+      // The call ends because it is asked.
+      who.interrupt(std::runtime_error("enough"));
+      until_dead(who);
+      CHECK(who.outcome() == fiber_outcome::returned);
+      until_idle(threads);
+      if constexpr (sizeof...(policy) == 0) {
+        CHECK(got == std::vector{1, 2, 3});
+      } else {
+        CHECK(got == std::vector{1});
+        CHECK(was_refused);
+      }
+    };
+    play();
+    play(coir::abandon);
+  });
+}
+
 TEST_CASE("what is done when its fiber is cancelled is delivered, under both policies") {
   on_both_surfaces([](auto wait) {
-    pool threads;
+    pool threads(pool_options().threads(1));
     const auto play = [&](auto... policy) {
       turnstile gate;
       const opened_at_end open(gate);
@@ -205,7 +311,7 @@ TEST_CASE("what is done when its fiber is cancelled is delivered, under both pol
       until_waiting(who);
       gate.open();
       // The loop has not heard of it.
-      while (threads.stats().idle != threads.stats().threads) std::this_thread::yield();
+      until_idle(threads);
       who.cancel();
       until_dead(who);
       CHECK(who.outcome() == fiber_outcome::cancelled);
@@ -213,9 +319,7 @@ TEST_CASE("what is done when its fiber is cancelled is delivered, under both pol
     };
     CHECK(play() == 7);
     CHECK(play(coir::wait_for_it) == 7);
-    // Between the call and the word that it is over it may still be abandoned.
-    const int got = play(coir::abandon);
-    CHECK((got == 7 || got == 0));
+    CHECK(play(coir::abandon) == 7);
   });
 }
 

@@ -21,7 +21,7 @@
 //          wait_for_it: one that runs is asked through its stop token and waited for: later. Its result is delivered,
 //          and the cancellation surfaces at the next suspend point.
 //          abandon: the fiber goes on at once: now. The job comes to its end with nobody to tell; its result or
-//          exception is destroyed there. So the function must hold what it uses: it is always copied or moved, and
+//          exception is destroyed there, and the op cannot be awaited again: std::logic_error. So the function must hold what it uses: it is always copied or moved, and
 //          must refer to nothing of the fiber's. A result that is there already is delivered, as above; but of a
 //          fiber that was cancelled nobody can say whether its call had an effect, or will have.
 // Errors   what the function throws. As pool::post() in other cases (coir/thread/pool.hpp), but that a full pool is
@@ -34,6 +34,7 @@
 
 #include <coir/base/atomic.hpp>
 #include <coir/base/config.hpp>
+#include <coir/base/error.hpp>
 #include <coir/base/place.hpp>
 #include <coir/fiber/op.hpp>
 #include <coir/loop/loop.hpp>
@@ -227,26 +228,22 @@ class shared_job final : public awaited_job {
   shared_job(const pool& threads, From&& function)
       : awaited_job(kind_of_this, threads), call_(std::forward<From>(function)) {}
 
+  using awaited_job::withdraw;
   bool start(waiter& told) {
     call_.prepare();
+    // Awaited before, it was done.
+    state_.store(state::attached, std::memory_order_relaxed);
     return begin(told, false);
   }
-  // now: and `mine` says whether it is still the op's.
-  abort_answer abort(bool& mine) noexcept {
-    if (withdraw()) return abort_answer::now;
-    // Here, because it may be gone from the exchange on.
-    auto stop = call_.stop_source();
+  auto stop_source() const noexcept { return call_.stop_source(); }
+  // True: it is the thread's, and may be gone. False: it is done, and the loop is about to hear of it.
+  bool abandon() noexcept {
     let_loop_go();
     state before = state::attached;
     // Release: what this thread wrote there, for whoever deletes it.
-    if (state_.compare_exchange_strong(before, state::abandoned, std::memory_order_acq_rel)) {
-      mine = false;
-      // Only now: a function that stops at once would be done before it was abandoned.
-      stop.request_stop();
-      return abort_answer::now;
-    }
+    if (state_.compare_exchange_strong(before, state::abandoned, std::memory_order_acq_rel)) return true;
     hold_loop();
-    return abort_answer::later;
+    return false;
   }
   value_type take() {
     if (dropped()) throw_dropped();
@@ -327,15 +324,28 @@ class [[nodiscard("co_await it, or coir::await(it)")]] abandonable_op {
   template <class From>
   abandonable_op(const pool& threads, From&& function)
       : job_(std::make_unique<priv::shared_job<F>>(threads, std::forward<From>(function))) {}
-  bool start(waiter& told) { return job_->start(told); }
+  bool start(waiter& told) {
+    if (job_ == nullptr) throw_misuse("an offload that was abandoned is awaited again: its function went with it");
+    return job_->start(told);
+  }
   abort_answer abort() noexcept {
-    bool mine = true;
-    const abort_answer answer = job_->abort(mine);
-    if (!mine) static_cast<void>(job_.release());  // the thread's
-    return answer;
+    if (job_->withdraw()) return abort_answer::now;
+    auto stop = job_->stop_source();
+    const bool is_gone = job_->abandon();
+    if (is_gone) static_cast<void>(job_.release());
+    // Only now: a function that stops at once would be done before it was abandoned. And whoever hears of it may look
+    // around, and at this op too.
+    stop.request_stop();
+    return is_gone ? abort_answer::now : abort_answer::later;
   }
   value_type take() { return job_->take(); }
-  void describe(std::string& text) const { job_->describe(text); }
+  void describe(std::string& text) const {
+    if (job_ == nullptr) {
+      text += ", abandoned";
+    } else {
+      job_->describe(text);
+    }
+  }
 
  private:
   std::unique_ptr<priv::shared_job<F>> job_;
