@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Every header that is installed compiles by itself, without a warning: headers_test.py BUILD COMPILER...
+"""Every header that is installed compiles by itself, without a warning: headers_test.py BUILD WHICH COMPILER...
 
-BUILD is the build directory, which has the headers that are made when coir is configured."""
+BUILD is the build directory, which has the headers that are made when coir is configured. WHICH is --all, or
+--but-first-in-lib: without those that stand first in a file of the library, which has been built file by file."""
 import concurrent.futures
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -13,9 +15,16 @@ STRICT = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconvers
           "-Wold-style-cast", "-Wnon-virtual-dtor", "-Woverloaded-virtual", "-Wundef", "-Werror"]
 
 build = pathlib.Path(sys.argv[1])
-compiler = sys.argv[2:]
+which = sys.argv[2]
+compiler = sys.argv[3:]
 folders = [ROOT / "include", build / "include"]
 headers = sorted(str(header.relative_to(folder)) for folder in folders for header in folder.rglob("*.hpp"))
+if which == "--but-first-in-lib":
+    firsts = (re.search(r"^#include (.*)$", file.read_text(), re.M) for file in ROOT.joinpath("lib").rglob("*.cpp"))
+    built = {first[1] for first in firsts if first}
+    headers = [header for header in headers if f"<{header}>" not in built]
+elif which != "--all":
+    sys.exit(__doc__)
 
 
 def complaint(header):

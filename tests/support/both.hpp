@@ -8,6 +8,7 @@
 
 #include <coir/coir.hpp>
 
+#include <type_traits>
 #include <utility>
 
 namespace support {
@@ -32,10 +33,25 @@ struct in_coroutine {
   }
 };
 
+// Either, in one type: what a test says is compiled once, and not for each.
+class on_surface {
+ public:
+  explicit on_surface(bool in_a_coroutine) : in_a_coroutine_(in_a_coroutine) {}
+  template <class Op>
+  std::remove_cvref_t<coir::result_of<Op>> operator()(Op&& what) const {
+    if (in_a_coroutine_) return in_coroutine()(std::forward<Op>(what));
+    return on_stack()(std::forward<Op>(what));
+  }
+
+ private:
+  bool in_a_coroutine_;
+};
+
 template <class Body>
 void on_both_surfaces(Body&& body, const coir::run_options& options = {}) {
-  coir::run([&] { body(on_stack()); }, options);
-  coir::run([&] { body(in_coroutine()); }, options);
+  for (const bool in_a_coroutine : {false, true}) {
+    coir::run([&] { body(on_surface(in_a_coroutine)); }, options);
+  }
 }
 
 }  // namespace support
