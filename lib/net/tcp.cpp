@@ -65,7 +65,9 @@ reading& reading::operator=(reading&& other) noexcept {
 }
 
 void reading::forget() noexcept {
-  if (op_ != nullptr) std::exchange(op_, nullptr)->stream_ = nullptr;
+  if (op_ == nullptr) return;
+  op_->stream_ = nullptr;
+  std::exchange(op_, nullptr)->in_stream_ = false;
 }
 
 }  // namespace priv
@@ -74,6 +76,7 @@ void reading::forget() noexcept {
 bool tcp_read_op::start_otherwise(waiter& told) {
   if (into_.empty()) return false;
   if (receiver_ != nullptr) return receiver_->wait(*this, told);
+  if (stream_ == nullptr) throw_misuse("reading from a TCP stream that ended while the same read waited");
   priv::throw_two_readers();
 }
 
@@ -136,20 +139,27 @@ result<std::optional<chunk>> chunk_op::take_result() {
 // --- connecting ---
 
 connect_op::connect_op(loop& on, const address& where, const tcp_options& options)
-    : where_(where), socket_(on, priv::open_stream_socket(where)) {
-  options.apply(socket_);
+    : on_(&on), where_(where), options_(options), socket_(made()) {}
+
+descriptor connect_op::made() const {
+  descriptor socket(*on_, priv::open_stream_socket(where_));
+  options_.apply(socket);
+  return socket;
 }
 
 bool connect_op::start(waiter& told) {
+  // The socket of the last time is a stream, or refused, or still connects.
+  if (std::exchange(began_, true)) socket_ = made();
+  aborted_ = false;
   // Here and not in the constructor: the address must stay where it is.
   what_ = request::connect(socket_.get(), where_.raw(), where_.raw_bytes());
   what_.told = &told;
-  return socket_.on().start(what_);
+  return on_->start(what_);
 }
 
 abort_answer connect_op::abort() noexcept {
   aborted_ = true;
-  return socket_.on().withdraw(what_);
+  return on_->withdraw(what_);
 }
 
 result<tcp_stream> connect_op::take_result() {
@@ -157,8 +167,7 @@ result<tcp_stream> connect_op::take_result() {
     if (aborted_ && what_.result == -ECANCELED) throw cancelled();
     return unexpected<std::error_code>(error_of(-what_.result));
   }
-  loop& on = socket_.on();
-  return tcp_stream(on, std::move(socket_));
+  return tcp_stream(*on_, std::move(socket_));
 }
 
 tcp_stream connect_op::take() {

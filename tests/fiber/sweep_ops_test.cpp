@@ -11,10 +11,13 @@
 #include <coir/coir.hpp>
 #include <coir/testing/mock_clock.hpp>
 
+#include <exception>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 using coir::fiber_outcome;
@@ -182,6 +185,59 @@ void until_waiting(const coir::fiber<void>& who) {
   until([&] { return who.state() == fiber_state::waiting; });
 }
 
+struct given_up {};
+
+// Waits in the op, is given up, waits in it again; and when it has had a result, once more.
+coir::task<> wait_again(any_op& what, bool& was_given_up, bool& was_refused, int& results) {
+  while (results < 2) {
+    try {
+      co_await what;
+      results += was_given_up;
+      co_await coir::yield();  // where it is given up whose op had to end first
+    } catch (const given_up&) {
+      was_given_up = true;
+    } catch (const std::exception&) {
+      was_refused = true;  // a call that was abandoned, a result that is taken, a process that is gone
+      co_return;
+    }
+  }
+}
+template <class Case>
+void play_again() {
+  INFO("op: " << Case::name);
+  coir::testing::mock_clock time(coir::testing::mock_clock::mode::by_hand);
+  op_list::clock = &time;
+  coir::run(
+      [&] {
+        world_of<Case> around;
+        any_op what = around.make();
+        bool was_given_up = false;
+        bool was_refused = false;
+        int results = 0;
+        coir::fiber<void> who = coir::spawn(wait_again(what, was_given_up, was_refused, results));
+        until_waiting(who);
+        who.interrupt(given_up());
+        around.stopped();
+        until([&] { return was_given_up && who.state() != fiber_state::ready; });
+        CHECK(was_refused == std::is_same_v<Case, op_list::offloading_begun<coir::abandon_t>>);
+        around.complete();
+        until([&] { return results != 0 || was_refused; });
+        // What is found again gives another result, or nothing does.
+        until([&] { return who.state() != fiber_state::ready; });
+        if (who.state() == fiber_state::waiting) {
+          who.cancel();
+          around.stopped();
+          until([&] { return who.state() == fiber_state::dead; });
+        }
+        CHECK(who.outcome() != fiber_outcome::failed);
+      },
+      coir::run_options().loop(coir::loop_options().time(&time)));
+}
+template <class... Cases>
+void play_all_again(std::tuple<Cases...>*) {
+  (play_again<Cases>(), ...);
+}
+
 }  // namespace
 
 TEST_CASE("a fiber that is cancelled before it ran never begins, whatever it would have waited for") {
@@ -228,4 +284,8 @@ TEST_CASE("cancelled and completed in the same turn: one of both, and never neit
     CHECK(seen.results + seen.cancelled_in_op == 1);
     CHECK(seen.cancelled_after == seen.results);
   });
+}
+
+TEST_CASE("an op that was given up can be awaited again, but for a call that was abandoned") {
+  play_all_again(static_cast<op_list::all*>(nullptr));
 }

@@ -7,10 +7,12 @@
 
 #include "fiber/until.hpp"
 
+#include <array>
 #include <optional>
 #include <string>
 
 using coir::abort_answer;
+using support::again;
 using support::scripted_stream;
 using support::when;
 
@@ -136,6 +138,81 @@ TEST_CASE("a line that is cancelled at any step loses no byte") {
     if (!seen.returned) CHECK(wait(reader.read_line()) == "0123456789abc");
     CHECK(wait(reader.read_line()) == "rest");
     CHECK(!wait(reader.read_line()).has_value());
+  });
+}
+
+// Runs the op in a fiber that is interrupted while step number `at` waits, and awaits it again.
+template <class Op>
+auto interrupt_at(scripted_stream& stream, unsigned at, ending how, Op op) {
+  stream.steps.assign(steps, {static_cast<int>(bytes_a_step), when::later});
+  stream.answer = how == ending::now ? abort_answer::now : abort_answer::later;
+  struct given_up {};
+  unsigned times_given_up = 0;
+  auto whom = coir::spawn([&] {
+    for (;;) {
+      try {
+        auto result = op();
+        coir::await(coir::yield());
+        return result;
+      } catch (const given_up&) {
+        ++times_given_up;
+      }
+    }
+  });
+  for (unsigned i = 0; i < at; ++i) {
+    support::until([&] { return stream.waits(); });
+    stream.finish();
+  }
+  support::until([&] { return stream.waits(); });
+  whom.interrupt(given_up());
+  stream.steps.clear();
+  if (how == ending::later_done) stream.finish();
+  if (how == ending::later_stopped) stream.finish_stopped();
+  auto result = coir::await(whom.take());
+  CHECK(times_given_up == 1);
+  return result;
+}
+
+TEST_CASE("an op of several steps that is given up at any of them goes on there when it is awaited again") {
+  sweep([](auto wait, unsigned at, ending how) {
+    scripted_stream stream;
+    auto write = coir::io::write_all(stream, text);
+    interrupt_at(stream, at, how, [&] { return wait(again(write)), true; });
+    CHECK(stream.sunk == text);
+
+    stream.source = text;
+    std::string got(text.size(), '-');
+    auto read = coir::io::read_exactly(stream, std::as_writable_bytes(std::span(got)));
+    CHECK(interrupt_at(stream, at, how, [&] { return wait(again(read)); }) == text.size());
+    CHECK(got == text);
+  });
+}
+
+TEST_CASE("a line that is given up at any step is read when it is awaited again, and the next one then") {
+  support::on_both_surfaces([](auto wait) {
+    for (const ending how : {ending::now, ending::later_stopped}) {
+      for (unsigned at = 0; at < steps; ++at) {
+        scripted_stream stream;
+        stream.source = "0123456789abc\nnext\nlast\n";
+        coir::io::buffered_reader reader(stream, 16);
+        auto line = reader.read_line();
+        CHECK(interrupt_at(stream, at, how, [&] { return wait(again(line)); }) == "0123456789abc");
+        CHECK(wait(again(line)) == "next");
+        // What others take meanwhile is not looked for again.
+        CHECK(wait(reader.peek(2)).size() == 2);
+        reader.consume(2);
+        CHECK(wait(again(line)) == "st");
+        CHECK_FALSE(wait(again(line)).has_value());
+
+        stream.source = "0123456789";
+        std::array<std::byte, 4> into{};
+        auto some = reader.read_some(into);
+        CHECK(wait(again(some)) == 4);
+        CHECK(wait(again(some)) == 4);
+        CHECK(wait(again(some)) == 2);
+        CHECK(wait(again(some)) == 0);
+      }
+    }
   });
 }
 

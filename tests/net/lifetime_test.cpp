@@ -11,8 +11,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
+#include <cstddef>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
 
 using coir::net::tcp_listener;
 using coir::net::tcp_stream;
@@ -62,6 +68,36 @@ TEST_CASE("a listener and a receive loop that nobody waits on do not keep a loop
       CHECK(support::dead(later));
     }
     busy.reset();
+  });
+}
+
+TEST_CASE("a read that is awaited again is the same read, until its stream has ended") {
+  support::on_both_surfaces([](auto wait) {
+    support::stream_pair ends = support::connected();
+    std::array<std::byte, 8> into{};
+    auto read = ends.near.read_some(into);
+    std::vector<std::size_t> got;
+    std::string refused;
+    auto reader = coir::spawn([&] {
+      got.push_back(wait(support::again(read)));
+      got.push_back(wait(support::again(read)));
+      CHECK_THROWS_AS(wait(support::again(read)), std::system_error);
+      try {
+        wait(support::again(read));
+      } catch (const std::logic_error& error) {
+        refused = error.what();
+      }
+    });
+    for (const std::size_t count : {std::size_t{1}, std::size_t{2}}) {
+      support::until([&] { return support::waiting(reader); });
+      wait(coir::io::write_all(ends.far, std::string_view("abc").substr(0, count)));
+      support::until([&] { return got.size() == count; });
+    }
+    support::until([&] { return support::waiting(reader); });
+    { const tcp_stream moved = std::move(ends.near); }
+    support::until([&] { return support::dead(reader); });
+    CHECK(got == std::vector<std::size_t>{1, 2});
+    CHECK(refused.find("ended") != std::string::npos);
   });
 }
 

@@ -47,6 +47,20 @@ class on_surface {
   bool in_a_coroutine_;
 };
 
+// wait(again(op)): the op itself, which wait(op) may move away.
+template <class Op>
+class [[nodiscard]] again {
+ public:
+  static constexpr const char* name = Op::name;
+  explicit again(Op& which) : which_(&which) {}
+  bool start(coir::waiter& told) { return which_->start(told); }
+  coir::abort_answer abort() noexcept { return which_->abort(); }
+  auto take() { return which_->take(); }
+
+ private:
+  Op* which_;
+};
+
 template <class Body>
 void on_both_surfaces(Body&& body, const coir::run_options& options = {}) {
   for (const bool in_a_coroutine : {false, true}) {

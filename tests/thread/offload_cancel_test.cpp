@@ -25,6 +25,7 @@ using coir::fiber_state;
 using coir::offload;
 using coir::pool;
 using coir::pool_options;
+using support::again;
 using support::on_both_surfaces;
 using support::opened_at_end;
 using support::turnstile;
@@ -53,20 +54,6 @@ void until_idle(pool& threads) {
   threads.post([&] { next_began = true; });
   while (!next_began) std::this_thread::yield();
 }
-
-// The op itself, by reference.
-template <class Op>
-class again {
- public:
-  static constexpr const char* name = "again";
-  explicit again(Op& which) : which_(&which) {}
-  bool start(coir::waiter& told) { return which_->start(told); }
-  coir::abort_answer abort() noexcept { return which_->abort(); }
-  auto take() { return which_->take(); }
-
- private:
-  Op* which_;
-};
 
 // One thread, which is held up, so that no call begins.
 struct busy_pool {

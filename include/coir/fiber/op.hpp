@@ -25,6 +25,8 @@
 //      surfaces at the next suspend point.
 //   6. done() only queues the waiter; it never runs user code.
 //   7. A select is an op made of ops: losers are aborted and awaited before it returns.
+//   8. When its wait is over it may be awaited again, and does the same again, or goes on where it was. Where
+//      that makes no sense it is std::logic_error.
 //
 // Shape    an op is a class with constructors, movable until it is started and not after. Its awaiter is
 //          one word.

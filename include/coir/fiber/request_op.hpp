@@ -44,6 +44,7 @@ class request_op_base {
   request_op_base(loop& on, const request& what) noexcept : loop_(&on), what_(what) {}
 
   bool start(waiter& told) {
+    aborted_ = false;
     what_.told = &told;
     return loop_->start(what_);
   }

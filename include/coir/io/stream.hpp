@@ -14,7 +14,7 @@
 //          stream on its loop: std::errc::bad_file_descriptor.
 // Thread   one loop.
 // Cancel   write_all and read_exactly stop between two steps and say in `cancelled` how many bytes had
-//          moved. A buffered_reader keeps what it has read: nothing is lost.
+//          moved; awaited again, they go on there. A buffered_reader keeps what it has read: nothing is lost.
 // Errors   write_all, read_exactly: io::partial_error, a std::system_error with transferred(). The end of
 //          the stream is a value. A line longer than the limit: std::errc::message_size; nothing is lost,
 //          and the next call may have a larger limit. No memory on the way: std::errc::not_enough_memory.
@@ -77,6 +77,7 @@ class partial_error : public std::system_error {
 // An op made of one step after another. Derived says what the next step is, and what its bytes mean:
 //   void next();                     // calls step(make) to have one made; does not when all is done
 //   void moved(std::size_t bytes);   // by the step before; 0 is the end of the stream
+//   void again();                    // awaited again: what it has moved stays moved
 template <class Derived, byte_step Step>
 class stepping_op : public waiter {
  public:
@@ -86,7 +87,8 @@ class stepping_op : public waiter {
   }
 
   bool start(waiter& told) noexcept {
-    told_ = &told;
+    if (std::exchange(told_, &told) != nullptr) [[unlikely]]
+      forget_last();
     return guarded([](stepping_op& self) { return self.go_on(); });
   }
   abort_answer abort() noexcept {
@@ -136,6 +138,12 @@ class stepping_op : public waiter {
 
  private:
   Derived& self() noexcept { return static_cast<Derived&>(*this); }
+  void forget_last() noexcept {
+    stopping_ = stopped_ = closed_ = false;
+    failure_.reset();
+    thrown_ = nullptr;
+    self().again();
+  }
 
   // True: a step is under way, or will be in the next turn.
   bool go_on() {
@@ -243,6 +251,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] write_all_op
     // A stream that takes nothing more would be asked for ever.
     if (bytes == 0) this->fail(std::errc::broken_pipe);
   }
+  void again() noexcept {}
 
  private:
   [[noreturn, gnu::cold, gnu::noinline]] void throw_incomplete() const {
@@ -295,6 +304,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] read_exactly_op
     done_ += bytes;
     ended_ = bytes == 0;
   }
+  void again() noexcept { ended_ = false; }
 
  private:
   Stream* from_;
@@ -322,6 +332,7 @@ class read_goal {
   // No use in reading on. When there is just as much as the limit allows, without a delimiter, the stream
   // may still end here.
   bool hopeless(std::size_t seen) const noexcept { return seen > limit_; }
+  void search_all() noexcept { searched_ = 0; }
   std::size_t limit() const noexcept { return limit_; }
   std::string_view delimiter() const noexcept { return delimiter_; }
 
@@ -382,6 +393,11 @@ class buffered_reader {
       reader_->end_ += bytes;
       ended_ = bytes == 0;
     }
+    // The buffer may have been read from meanwhile.
+    void again() noexcept {
+      goal_.search_all();
+      ended_ = false;
+    }
 
    private:
     buffered_reader* reader_;
@@ -430,6 +446,10 @@ class buffered_reader {
         count_ = bytes;
         over_ = true;
       }
+    }
+    void again() noexcept {
+      count_ = 0;
+      over_ = false;
     }
 
    private:

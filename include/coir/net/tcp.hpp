@@ -182,10 +182,11 @@ class [[nodiscard("co_await it, or coir::await(it)")]] tcp_read_op : public priv
         into_(into) {}
 
   bool start(waiter& told) {
-    if (receiver_ != nullptr || into_.empty() || stream_->busy()) [[unlikely]]
+    if (receiver_ != nullptr || into_.empty() || stream_ == nullptr || stream_->busy()) [[unlikely]]
       return start_otherwise(told);
     direct_.expect_wait(stream_->expect_wait_);
     stream_->op_ = this;
+    in_stream_ = true;
     try {
       if (direct_.start(told)) return true;
     } catch (...) {
@@ -214,15 +215,16 @@ class [[nodiscard("co_await it, or coir::await(it)")]] tcp_read_op : public priv
   std::size_t take_otherwise();
   // The read is over, and the stream free for the next.
   void leave_stream() noexcept {
-    if (stream_ == nullptr) return;
+    if (!in_stream_) return;
+    in_stream_ = false;
     stream_->op_ = nullptr;
     stream_->expect_wait_ = !direct_.more_expected();
-    stream_ = nullptr;
   }
 
   request_op<byte_count> direct_;
   priv::receiver* receiver_;  // null: chunks() was never called
-  priv::reading* stream_;     // null: the stream is gone, or the read is over
+  priv::reading* stream_;     // null: it ended while this waited
+  bool in_stream_ = false;    // the stream knows of this, and says when it moves or ends
   std::span<std::byte> into_;
   std::size_t count_ = 0;
 };
@@ -269,6 +271,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] connect_op {
   static constexpr const char* name = "connect";
   connect_op(loop& on, const address& where, const tcp_options& options);
 
+  // Awaited again, it connects another socket.
   bool start(waiter& told);
   abort_answer abort() noexcept;
   tcp_stream take();
@@ -276,9 +279,14 @@ class [[nodiscard("co_await it, or coir::await(it)")]] connect_op {
   void describe(std::string& text) const;
 
  private:
+  descriptor made() const;
+
+  loop* on_;
   address where_;
+  tcp_options options_;
   descriptor socket_;
   request what_;
+  bool began_ = false;
   bool aborted_ = false;
 };
 
