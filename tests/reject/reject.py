@@ -1,28 +1,35 @@
 #!/usr/bin/env python3
-"""What must not compile does not, and the compiler says what to write instead: reject.py FILE COMPILER...
+"""What must not compile does not, and the compiler says what to write instead: reject.py FILE... -- COMPILER...
 
-FILE must compile with -DWRONG=0, which shows that the rest of it is right. Where it says
+Each FILE must compile with -DWRONG=0, which shows that the rest of it is right. Where it says
 
     // WRONG 1: some text
 
 it must not compile with -DWRONG=1, and the diagnostic must have the text in it. "WRONG 1, gcc before 13:"
 is refused by that compiler only, and must compile with all others."""
+import concurrent.futures
+import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
 
-file = pathlib.Path(sys.argv[1])
-compiler = sys.argv[2:]
-
 MARK = re.compile(r"// WRONG (\d+)(, gcc before 13)?: (.+)")
 COIR_GCC = "#include <coir/base/config.hpp>\n#if !COIR_GCC_BEFORE_13\n#error other\n#endif\n"
 
+separator = sys.argv.index("--")
+files = [pathlib.Path(name) for name in sys.argv[1:separator]]
+compiler = sys.argv[separator + 1:]
+scratch = tempfile.TemporaryDirectory(prefix="coir-reject-")
+# What all of them include is compiled once, which is most of the work.
+headers = pathlib.Path(scratch.name) / "headers.hpp"
+headers.write_text("#include <coir/coir.hpp>\n")
+subprocess.run([*compiler, "-x", "c++-header", headers, "-o", f"{headers}.gch"], check=True)
+
 
 def compiles(*options, source=None):
-    what = [file] if source is None else ["-x", "c++", "-"]
-    run = subprocess.run([*compiler, *options, "-fsyntax-only", *what], input=source, text=True,
+    run = subprocess.run([*compiler, "-fsyntax-only", *options], input=source, text=True,
                          stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     return run.returncode == 0, run.stderr
 
@@ -32,30 +39,30 @@ def words(text):
     return " ".join(text.replace("‘", "'").replace("’", "'").split())
 
 
-gcc_before_13 = compiles(source=COIR_GCC)[0]
-marks = MARK.findall(file.read_text())
-failures = []
-worked, said = compiles("-DWRONG=0")
-if not worked:
-    sys.exit(f"{file.name} must compile with -DWRONG=0, and does not:\n{said}")
+gcc_before_13 = compiles("-x", "c++", "-", source=COIR_GCC)[0]
 
-# What all of them include is compiled once, which is most of the work.
-scratch = tempfile.TemporaryDirectory(prefix="coir-reject-")
-headers = pathlib.Path(scratch.name) / "headers.hpp"
-headers.write_text("".join(re.findall(r"^#include <.+>\n", file.read_text(), re.MULTILINE)))
-subprocess.run([*compiler, "-x", "c++-header", headers, "-o", f"{headers}.gch"], check=True)
-compiler += ["-include", str(headers), "-Winvalid-pch"]
 
-for number, only_gcc, expected in marks:
-    worked, said = compiles(f"-DWRONG={number}")
-    if only_gcc and not gcc_before_13:
-        if not worked:
-            failures.append(f"WRONG {number} is right with this compiler, and does not compile:\n{said}")
-    elif worked:
-        failures.append(f"WRONG {number} compiles")
-    elif words(expected) not in words(said):
-        failures.append(f"WRONG {number} is refused, but nobody says \"{expected}\":\n{said}")
+def complaint(file, number, only_gcc=False, expected=None):
+    """What is wrong with the way in which this use compiles, or does not."""
+    worked, said = compiles("-include", headers, "-Winvalid-pch", f"-DWRONG={number}", file)
+    if expected is None or only_gcc and not gcc_before_13:
+        return None if worked else f"{file.name}: WRONG {number} is right, and does not compile:\n{said}"
+    if worked:
+        return f"{file.name}: WRONG {number} compiles"
+    if words(expected) not in words(said):
+        return f"{file.name}: WRONG {number} is refused, but nobody says \"{expected}\":\n{said}"
+    return None
 
-print(f"{file.name}: {len(marks)} wrong uses, {len(failures)} not refused as they should be")
-print("\n".join(failures))
-sys.exit(bool(failures) or not marks)
+
+uses = []
+for file in files:
+    marks = MARK.findall(file.read_text())
+    if not marks:
+        sys.exit(f"{file.name} has no wrong use")
+    uses += [(file, 0)] + [(file, *mark) for mark in marks]
+
+with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as at_once:
+    complaints = [text for text in at_once.map(lambda use: complaint(*use), uses) if text]
+print(f"{len(files)} files, {len(uses) - len(files)} wrong uses, {len(complaints)} not as they should be")
+print("\n".join(complaints))
+sys.exit(bool(complaints))
