@@ -151,14 +151,7 @@ void pool_core::report(std::exception_ptr why) noexcept {
     on_failure_(std::move(why));
     return;
   }
-  std::string text = "an exception that is not a std::exception";
-  try {
-    std::rethrow_exception(std::move(why));
-  } catch (const std::exception& error) {
-    text = error.what();
-  } catch (...) {
-  }
-  priv::tell(fmt::format("coir: a job that was posted to pool {} failed: {}\n", name_, text));
+  priv::tell(fmt::format("coir: a job that was posted to pool {} failed: {}\n", name_, priv::text_of(why)));
 }
 
 void pool_core::end() noexcept {
