@@ -2,6 +2,8 @@
 
 #include "control.hpp"
 
+#include <coir/base/error.hpp>
+
 #include <fmt/format.h>
 
 #include <memory>
@@ -101,7 +103,8 @@ handle_base monitor::end(priv::watch& which) noexcept {
 
 // --- death_op ---
 
-bool death_op::start(waiter& told) noexcept {
+bool death_op::start(waiter& told) {
+  if (of_ == nullptr) throw_misuse("waiting for a monitor that ended while the same wait was under way");
   if (of_->dead_.empty()) {
     told_ = &told;
     of_->waiting_.push_back(*this);

@@ -11,6 +11,16 @@ std::error_code request_op_base::code() const noexcept {
   return error_of(outcome() == -ECANCELED ? EBADF : -outcome());
 }
 
+void request_op_base::begin_again() {
+  // The number may be another's by now.
+  if (what_.closed_under()) {
+    std::string text = name_of(what_.kind);
+    describe(text);
+    throw_misuse(text + ", which was closed while the same request waited");
+  }
+  aborted_ = false;
+}
+
 void request_op_base::throw_outcome() const {
   if (was_withdrawn()) throw cancelled();
   std::string text = name_of(what_.kind);

@@ -75,6 +75,10 @@ void acceptor::end(loop* on) noexcept {
 }
 
 bool acceptor::wait(accept_op& who, waiter& told) {
+  // What it knows of its last wait.
+  who.told_ = nullptr;
+  who.next_ = nullptr;
+  who.error_ = 0;
   if (!ready_.empty()) {
     who.accepted_ = std::move(ready_.front());
     ready_.pop_front();
@@ -201,6 +205,8 @@ void acceptor::give(int fd) noexcept {
 void acceptor::fail_all(int error) noexcept {
   while (accept_op* const who = pop()) {
     who->error_ = error;
+    // The listener has ended, or is about to.
+    if (error == EBADF) who->from_ = nullptr;
     if (who->told_ != nullptr) who->told_->done();
   }
 }

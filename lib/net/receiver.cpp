@@ -49,6 +49,7 @@ void receiver::end(loop* on) noexcept {
 
 bool receiver::wait(receive_wait& who, waiter& told) {
   if (waiting_ != nullptr) throw_two_readers();
+  who.error_ = 0;
   waiting_ = &who;
   loop_.expect_more();
   try {
@@ -72,7 +73,10 @@ void receiver::stop_waiting() noexcept {
 }
 
 void receiver::serve(receive_wait& who) noexcept {
-  if (head_ == queue_.size()) who.error_ = error_;
+  if (head_ == queue_.size()) {
+    who.error_ = error_;
+    who.ended_ = error_ == EBADF;
+  }
   who.serve_(who, *this);
 }
 

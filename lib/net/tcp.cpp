@@ -64,6 +64,10 @@ reading& reading::operator=(reading&& other) noexcept {
   return *this;
 }
 
+void receive_wait::throw_ended() {
+  throw_misuse("reading from a TCP stream that ended while the same read waited");
+}
+
 void reading::forget() noexcept {
   if (op_ == nullptr) return;
   op_->stream_ = nullptr;
@@ -75,8 +79,9 @@ void reading::forget() noexcept {
 // What arrived for chunks(), nothing at all, or a second reader.
 bool tcp_read_op::start_otherwise(waiter& told) {
   if (into_.empty()) return false;
+  check_not_ended();
   if (receiver_ != nullptr) return receiver_->wait(*this, told);
-  if (stream_ == nullptr) throw_misuse("reading from a TCP stream that ended while the same read waited");
+  if (stream_ == nullptr) throw_ended();
   priv::throw_two_readers();
 }
 
@@ -115,7 +120,10 @@ void tcp_read_op::describe(std::string& text) const { direct_.describe(text); }
 
 chunk_op::chunk_op(priv::receiver& from) noexcept : receive_wait(accept_chunk), from_(&from) {}
 
-bool chunk_op::start(waiter& told) { return from_->wait(*this, told); }
+bool chunk_op::start(waiter& told) {
+  check_not_ended();
+  return from_->wait(*this, told);
+}
 
 abort_answer chunk_op::abort() noexcept {
   from_->stop_waiting();
@@ -307,10 +315,13 @@ address tcp_listener::local_address() const { return priv::local_address(accepto
 tcp_listener_stats tcp_listener::stats() const noexcept { return acceptor_->stats(); }
 int tcp_listener::fd() const noexcept { return acceptor_->fd(); }
 
-bool accept_op::start(waiter& told) { return from_->wait(*this, told); }
+bool accept_op::start(waiter& told) {
+  if (from_ == nullptr) throw_misuse("accepting from a TCP listener that ended while the same accept waited");
+  return from_->wait(*this, told);
+}
 
 abort_answer accept_op::abort() noexcept {
-  return from_->stop_waiting(*this) ? abort_answer::now : abort_answer::later;
+  return from_ != nullptr && from_->stop_waiting(*this) ? abort_answer::now : abort_answer::later;
 }
 
 result<tcp_stream> accept_op::take_result() {
@@ -326,7 +337,7 @@ tcp_stream accept_op::take() {
 }
 
 void accept_op::describe(std::string& text) const {
-  text += fmt::format(" on descriptor {}", from_->fd());
+  if (from_ != nullptr) text += fmt::format(" on descriptor {}", from_->fd());
 }
 
 }  // namespace coir::net

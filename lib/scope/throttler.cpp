@@ -1,5 +1,6 @@
 #include <coir/scope/throttler.hpp>
 
+#include <coir/base/error.hpp>
 #include <coir/fiber/scheduler.hpp>
 
 #include <fmt/format.h>
@@ -62,6 +63,7 @@ std::uint64_t throttler::take_slot(instant now) noexcept {
 }
 
 bool slot_op::start(waiter& told) {
+  if (of_ == nullptr) throw_misuse("waiting for a throttler that ended while the same wait was under way");
   throttler& of = *of_;
   of.bound_.check();
   loop& on = running_fiber().home().on();

@@ -18,6 +18,10 @@ mutex::~mutex() {
   }
 }
 
+void mutex::turn::throw_gone() {
+  throw_misuse("locking a mutex that ended while the same lock() waited");
+}
+
 std::optional<mutex::held> mutex::try_lock(place at) {
   bound_.check();
   const fiber_base& self = running_fiber();

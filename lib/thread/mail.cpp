@@ -259,6 +259,7 @@ std::size_t mail_queue::pending() const noexcept {
 // --- waiting ---
 
 bool mail_wait::start(waiter& told) {
+  if (from_ == nullptr) throw_misuse("receiving from a mailbox or channel that ended while the same wait was under way");
   from_->check();
   if (!from_->at_home()) [[unlikely]]
     from_->link_->close_if_unreachable();

@@ -32,6 +32,11 @@ void channel_request::reply::run() {
 
 loop& channel_send::here() { return running_fiber().home().on(); }
 
+void channel_send::begin() {
+  if (was_sent()) throw_misuse("a remote send was awaited again after it had sent its value");
+  if (asked_ != nullptr) std::exchange(asked_, nullptr)->release();
+}
+
 void channel_send::wait(channel_request& asked, waiter& told) {
   asked_ = &asked;
   told_ = &told;
@@ -49,6 +54,10 @@ bool channel_send::withdraw() noexcept {
 void channel_send::answered() noexcept {
   hold_.reset();
   told_->done();
+}
+
+void channel_send::throw_not_had_back() {
+  throw_misuse("a remote send that was given up was awaited again: it has its value back only where moving that cannot throw");
 }
 
 void channel_send::throw_closed() { throw_error(EPIPE, "sending to a remote channel that is closed, or gone"); }

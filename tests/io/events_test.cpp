@@ -252,6 +252,22 @@ TEST_CASE("a path that is not there is an error of the wait, and a cancelled wai
   });
 }
 
+TEST_CASE("a wait for a path that was not there can be awaited again when it is") {
+  support::on_both_surfaces([](auto wait) {
+    const folder where;
+    const std::string path = where.path() + "/later";
+    auto op = coir::wait_path(path, coir::fs_mask::create);
+    CHECK_THROWS_AS(wait(support::again(op)), std::system_error);
+    std::filesystem::create_directory(path);
+    coir::fs_change got;
+    auto waits = coir::spawn([&] { got = wait(support::again(op)); });
+    support::until([&] { return support::waiting(waits); });
+    std::filesystem::create_directory(path + "/inside");
+    coir::await(waits.join());
+    CHECK(got.name == "inside");
+  });
+}
+
 TEST_CASE("a signal that another loop has is an error of the wait, as an exception and as a result") {
   coir::loop other;
   const auto has_it = other.signal(SIGUSR1, [] {});

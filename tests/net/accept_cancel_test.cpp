@@ -10,8 +10,11 @@
 
 #include <poll.h>
 
+#include <cstddef>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 using coir::net::tcp_listener;
@@ -86,6 +89,60 @@ TEST_CASE("a cancelled accept gives up its place: the first, one between, the la
       const char* const expected[] = {"b<1 c<2 d<3 ", "a<1 c<2 d<3 ", "a<1 b<2 d<3 "};
       CHECK(fibers.got == expected[cancelled]);
     }
+  });
+}
+
+TEST_CASE("an accept that is awaited again waits at the end of the line, or has at once what is there") {
+  support::on_both_surfaces([](auto wait) {
+    tcp_listener listener(loopback);
+    std::string got;
+    const auto add = [&](char name) {
+      auto made = coir::spawn([&, name] {
+        auto next = listener.accept();
+        for (int i = 0; i < 3; ++i) {
+          const tcp_stream peer = wait(support::again(next));
+          got += name;
+        }
+      });
+      support::until([&] { return support::waiting(made); });
+      return made;
+    };
+    std::vector<coir::unique_fd> clients;
+    const auto connect = [&] { clients.push_back(support::raw_client(listener.local_address())); };
+
+    const auto a = add('a');
+    const auto b = add('b');
+    for (std::size_t i = 1; i <= 6; ++i) {
+      connect();
+      support::until([&] { return got.size() == i; });
+    }
+    CHECK(got == "ababab");
+    const auto c = add('c');
+    connect();
+    connect();
+    connect();
+    support::until([&] { return support::dead(c); });
+    CHECK(got == "abababccc");
+  });
+}
+
+TEST_CASE("an accept that is awaited again after its listener ended says so") {
+  support::on_both_surfaces([](auto wait) {
+    std::optional<tcp_listener> listener(loopback);
+    std::string refused;
+    auto acceptor = coir::spawn([&] {
+      auto next = listener->accept();
+      CHECK_THROWS_AS(wait(support::again(next)), std::system_error);
+      try {
+        wait(support::again(next));
+      } catch (const std::logic_error& error) {
+        refused = error.what();
+      }
+    });
+    support::until([&] { return support::waiting(acceptor); });
+    listener.reset();
+    support::until([&] { return support::dead(acceptor); });
+    CHECK(refused.find("ended") != std::string::npos);
   });
 }
 

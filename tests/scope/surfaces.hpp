@@ -55,7 +55,7 @@ struct called<Result (Function::*)(Given...) const> : called<Result (Function::*
 template <class Function>
 auto erase(Function function) {
   if constexpr (requires { typename called<decltype(&Function::operator())>::shape; } && sizeof(Function) <= erased<void()>::room &&
-                std::is_trivially_copyable_v<Function>) {
+                alignof(Function) <= alignof(void*) && std::is_trivially_copyable_v<Function>) {
     return erased<typename called<decltype(&Function::operator())>::shape>(function);
   } else {
     return function;

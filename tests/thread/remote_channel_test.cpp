@@ -119,6 +119,25 @@ TEST_CASE("a send that is cancelled sent nothing, and gives up its place") {
   });
 }
 
+TEST_CASE("a send that was given up has its value when it is awaited again, and sends it once") {
+  coir::run([] {
+    coir::remote_channel<std::string> texts(1);
+    const auto to = texts.sender();
+    const std::string text(100, 'x');
+    coir::await(to.send("first"));
+    auto sending = to.send(text);
+    for (int i = 0; i < 3; ++i) {
+      const auto got = coir::await(coir::select(sending, coir::sleep_for(1ms)));
+      CHECK(got.index() == 1);
+    }
+    CHECK(coir::await(texts.receive()) == "first");
+    coir::await(support::again(sending));
+    CHECK(coir::await(texts.receive()) == text);
+    CHECK_THROWS_AS(coir::await(support::again(sending)), std::logic_error);
+    CHECK_FALSE(texts.try_receive());
+  });
+}
+
 TEST_CASE("whoever waits for room goes on when there is some, though the receiver takes no more") {
   coir::runtime rt(two());
   support::on_both_surfaces([&](auto wait) {

@@ -55,7 +55,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] death_op : private list_n
     if (got_ != nullptr) give_back();
   }
 
-  bool start(waiter& told) noexcept;
+  bool start(waiter& told);
   abort_answer abort() noexcept;
   handle_base take() noexcept;
   void describe(std::string& text) const;

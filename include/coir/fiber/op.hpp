@@ -13,7 +13,7 @@
 //     T     take();            // the result, on the waiter's side; may throw
 //
 // It lives in the frame that waits for it. The rules, each tested for every op on both surfaces:
-//   1. abort() is called at most once, on the op's own loop.
+//   1. abort() is called at most once in a wait, on the op's own loop.
 //   2. After `later`, its memory and buffers are somebody else's until it is done. Regions wait for it.
 //   3. A `later` op may still succeed. Its result is delivered, never dropped; the cancellation surfaces
 //      at the next suspend point. A descriptor that nobody takes is closed; bytes are never lost.
@@ -25,8 +25,9 @@
 //      surfaces at the next suspend point.
 //   6. done() only queues the waiter; it never runs user code.
 //   7. A select is an op made of ops: losers are aborted and awaited before it returns.
-//   8. When its wait is over it may be awaited again, and does the same again, or goes on where it was. Where
-//      that makes no sense it is std::logic_error.
+//   8. When its wait is over it may be awaited again: it does the same again, or goes on where it was, or is over at
+//      once; or it is std::logic_error, as where what it waited for ended meanwhile. What it was made of must be
+//      where it was.
 //
 // Shape    an op is a class with constructors, movable until it is started and not after. Its awaiter is
 //          one word.

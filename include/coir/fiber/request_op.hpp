@@ -44,8 +44,8 @@ class request_op_base {
   request_op_base(loop& on, const request& what) noexcept : loop_(&on), what_(what) {}
 
   bool start(waiter& told) {
-    aborted_ = false;
-    what_.told = &told;
+    if (std::exchange(what_.told, &told) != nullptr) [[unlikely]]
+      begin_again();
     return loop_->start(what_);
   }
   abort_answer abort() noexcept {
@@ -70,6 +70,8 @@ class request_op_base {
   request what_;
 
  private:
+  void begin_again();
+
   bool aborted_ = false;
 };
 

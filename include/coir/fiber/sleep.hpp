@@ -8,6 +8,7 @@
 // Thread   one loop.
 // Cancel   aborts now.
 // Errors   std::bad_alloc when the timer heap cannot grow.
+//          Awaited again, a sleep has the deadline that it had.
 // Cost     O(log n) in the number of armed timers. sleep_for reads the clock once. One that is zero,
 //          negative or past lets the fibers that are ready run first, and arms nothing.
 // See      coir/loop/timer_heap.hpp

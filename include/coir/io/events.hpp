@@ -53,6 +53,8 @@ class event_op {
   template <class Begin>
   bool start_with(waiter& told, Begin&& begin) {
     told_ = &told;
+    failure_ = nullptr;
+    code_.clear();
     try {
       begin(running_fiber().home().on());
       return true;

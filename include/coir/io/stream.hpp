@@ -139,7 +139,8 @@ class stepping_op : public waiter {
  private:
   Derived& self() noexcept { return static_cast<Derived&>(*this); }
   void forget_last() noexcept {
-    stopping_ = stopped_ = closed_ = false;
+    // Not closed_: the stream may be gone.
+    stopping_ = stopped_ = false;
     failure_.reset();
     thrown_ = nullptr;
     self().again();

@@ -65,10 +65,16 @@ class receive_wait {
 
  protected:
   ~receive_wait() = default;
+  // Awaited again, it would ask a receiver that is gone.
+  void check_not_ended() const {
+    if (ended_) throw_ended();
+  }
+  [[noreturn, gnu::cold]] static void throw_ended();
   int error_ = 0;  // an errno
 
  private:
   friend class receiver;
+  bool ended_ = false;  // the stream did, while this waited
   serve serve_;
   waiter* told_ = nullptr;
 };

@@ -80,7 +80,11 @@ class or_throw {
 
   template <class T>
   T end(maybe<T>&& got) {
-    if (!got) throw std::move(what_);
+    if (!got) {
+      // An op that is limited may be awaited again.
+      if constexpr (std::is_copy_constructible_v<Exception>) throw what_;
+      throw std::move(what_);
+    }
     return unwrap<T>(std::move(got));
   }
 

@@ -91,6 +91,7 @@ class mutex {
     friend class condition;
     turn(mutex* of, place at) noexcept : of_(of), at_(at) {}
     void describe(std::string& text) const;
+    [[noreturn, gnu::cold]] static void throw_gone();
 
     mutex* of_;  // null when that is gone
     const fiber_base* who_ = nullptr;
@@ -107,6 +108,8 @@ class mutex {
     lock_op(mutex& of, place at) noexcept : turn(&of, at) {}
 
     bool start(waiter& told) {
+      if (of_ == nullptr) [[unlikely]]
+        throw_gone();
       mutex& of = *of_;
       of.bound_.check();
       who_ = &running_fiber();

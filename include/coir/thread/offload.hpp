@@ -21,8 +21,8 @@
 //          wait_for_it: one that runs is asked through its stop token and waited for: later. Its result is delivered,
 //          and the cancellation surfaces at the next suspend point.
 //          abandon: the fiber goes on at once: now. The job comes to its end with nobody to tell; its result or
-//          exception is destroyed there, and the op cannot be awaited again: std::logic_error. So the function must hold what it uses: it is always copied or moved, and
-//          must refer to nothing of the fiber's. A result that is there already is delivered, as above; but of a
+//          exception is destroyed there. So the function must hold what it uses: it is always copied or moved, and
+//          must refer to nothing of the fiber's. The op cannot be awaited again: std::logic_error. A result that is there already is delivered, as above; but of a
 //          fiber that was cancelled nobody can say whether its call had an effect, or will have.
 // Errors   what the function throws. As pool::post() in other cases (coir/thread/pool.hpp), but that a full pool is
 //          waited for. std::errc::operation_canceled when the pool ended before the job began.
@@ -90,6 +90,8 @@ class blocking_call {
 
   // Before it begins, where it can be asked to stop.
   void prepare() {
+    // That of the last time: here, and not on the pool's thread.
+    value_.reset();
     if constexpr (takes_stop_token<F>) stop_ = std::stop_source();
   }
   void ask_to_stop() noexcept { stop_.request_stop(); }
@@ -325,7 +327,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] abandonable_op {
   abandonable_op(const pool& threads, From&& function)
       : job_(std::make_unique<priv::shared_job<F>>(threads, std::forward<From>(function))) {}
   bool start(waiter& told) {
-    if (job_ == nullptr) throw_misuse("an offload that was abandoned is awaited again: its function went with it");
+    if (job_ == nullptr) throw_misuse("an offload that was abandoned or moved is awaited: its function went with it");
     return job_->start(told);
   }
   abort_answer abort() noexcept {

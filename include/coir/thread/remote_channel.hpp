@@ -118,10 +118,13 @@ class channel_send {
     if (asked_ != nullptr) asked_->release();
   }
   static loop& here();
+  // Once sent it cannot be sent again.
+  void begin();
   void wait(channel_request& asked, waiter& told);
   // It is not with the channel any more.
   bool withdraw() noexcept;
   [[noreturn, gnu::cold]] static void throw_closed();
+  [[noreturn, gnu::cold]] static void throw_not_had_back();
   bool was_sent() const noexcept {
     return sent_ || (asked_ != nullptr && asked_->now() == channel_request::state::accepted);
   }
@@ -171,6 +174,9 @@ class [[nodiscard("co_await it, or coir::await(it)")]] remote_send_op : public p
   remote_send_op(remote_send_op&&) = default;
 
   bool start(waiter& told) {
+    begin();
+    if (!value_.has_value()) [[unlikely]]
+      throw_not_had_back();
     using state = priv::channel_request::state;
     std::unique_ptr<priv::letter<T>> ready;
     priv::asking_letter<T>* asking = nullptr;
@@ -210,7 +216,11 @@ class [[nodiscard("co_await it, or coir::await(it)")]] remote_send_op : public p
   abort_answer abort() noexcept {
     if (!withdraw()) return abort_answer::later;
     // Its end is this thread's affair, though the letter may still lie in the channel.
-    if constexpr (std::is_nothrow_move_constructible_v<T>) value_.emplace(std::move(letter_->value));
+    if constexpr (std::is_nothrow_move_constructible_v<T>) {
+      value_.emplace(std::move(letter_->value));
+    } else {
+      value_.reset();
+    }
     return abort_answer::now;
   }
   void take() const {
