@@ -167,6 +167,7 @@ void backend::withdraw_all(descriptor_state& state) noexcept {
 // Requests of an earlier life of the number, which somebody closed under them.
 void backend::disinherit(descriptor_state& state) noexcept {
   walk(state.requests, [&](request& what) {
+    what.held_up_ = true;
     if (give_up(what, state)) return;
     step_over(what);
     what.unlink();

@@ -157,7 +157,10 @@ descriptor connect_op::made() const {
 
 bool connect_op::start(waiter& told) {
   // The socket of the last time is a stream, or refused, or still connects.
-  if (std::exchange(began_, true)) socket_ = made();
+  if (std::exchange(began_, true)) {
+    socket_ = descriptor();
+    socket_ = made();
+  }
   aborted_ = false;
   // Here and not in the constructor: the address must stay where it is.
   what_ = request::connect(socket_.get(), where_.raw(), where_.raw_bytes());

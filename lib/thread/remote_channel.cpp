@@ -57,7 +57,7 @@ void channel_send::answered() noexcept {
 }
 
 void channel_send::throw_not_had_back() {
-  throw_misuse("a remote send that was given up was awaited again: it has its value back only where moving that cannot throw");
+  throw_misuse("a remote send was awaited again that does not have its value back");
 }
 
 void channel_send::throw_closed() { throw_error(EPIPE, "sending to a remote channel that is closed, or gone"); }

@@ -2,6 +2,7 @@
 // op.hpp; tests/fiber/sweep_ops_test.cpp has those that can go on).
 #include "fiber/until.hpp"
 #include "net/peers.hpp"
+#include "support/both.hpp"
 #include "support/catch.hpp"
 #include "support/jumping.hpp"
 #include "support/loop_tools.hpp"
@@ -10,6 +11,7 @@
 
 #include <sys/socket.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <optional>
@@ -19,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+using coir::net::tcp_stream;
+using support::again;
 using namespace std::chrono_literals;
 
 namespace {
@@ -49,6 +53,22 @@ std::string told_after(Op op, End end) {
   support::until([&] { return support::dead(who); });
   return told;
 }
+
+// Its writes wait.
+struct full_stream {
+  explicit full_stream(std::array<int, 2> both = ends()) : near(*coir::loop::current(), both[0]), far(both[1]) {
+    while (::send(both[0], much.data(), much.size(), MSG_NOSIGNAL) > 0) {
+    }
+  }
+  static std::array<int, 2> ends() {
+    std::array<int, 2> both{};
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, both.data()) == 0);
+    return both;
+  }
+  std::vector<std::byte> much = std::vector<std::byte>(1 << 20);
+  tcp_stream near;
+  coir::unique_fd far;
+};
 
 }  // namespace
 
@@ -81,13 +101,45 @@ TEST_CASE("an op that is awaited again when its object has ended says which") {
 
 TEST_CASE("a write that is awaited again when its descriptor was closed under it is not made on that number") {
   coir::run([] {
-    auto ends = support::connected();
-    const std::vector<std::byte> much(1 << 20);
-    while (::send(ends.near.fd(), much.data(), much.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
-    }
-    const std::string told = told_after(ends.near.write_some(much), [&] { const auto gone = std::move(ends.near); });
+    full_stream full;
+    const std::string told = told_after(full.near.write_some(full.much), [&] { const auto gone = std::move(full.near); });
     INFO(told);
     CHECK(told.find("closed while") != std::string::npos);
+  });
+}
+
+TEST_CASE("what is made of steps does not go on with another stream in the place of its own") {
+  coir::run([] {
+    const auto errors_of = [](auto op, auto end) {
+      std::vector<std::error_code> errors;
+      auto who = coir::spawn([&] {
+        for (int i = 0; i < 3; ++i) {
+          const auto got = coir::await(again(op));
+          if (!got.has_value()) errors.push_back(got.error());
+        }
+      });
+      support::until([&] { return support::waiting(who); });
+      end();
+      support::until([&] { return support::dead(who); });
+      return errors;
+    };
+    const std::vector bad(3, std::make_error_code(std::errc::bad_file_descriptor));
+    {
+      full_stream full;
+      auto another = support::connected();
+      CHECK(errors_of(coir::as_result(coir::io::write_all(full.near, full.much)), [&] {
+              full.near = std::move(another.near);
+            }) == bad);
+    }
+    for (const bool chunked : {false, true}) {
+      auto ends = support::connected();
+      auto another = support::connected();
+      if (chunked) static_cast<void>(ends.near.chunks());
+      std::array<std::byte, 8> into{};
+      CHECK(errors_of(coir::as_result(coir::io::read_exactly(ends.near, into)), [&] {
+              ends.near = std::move(another.near);
+            }) == bad);
+    }
   });
 }
 

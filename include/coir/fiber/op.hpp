@@ -26,8 +26,8 @@
 //   6. done() only queues the waiter; it never runs user code.
 //   7. A select is an op made of ops: losers are aborted and awaited before it returns.
 //   8. When its wait is over it may be awaited again: it does the same again, or goes on where it was, or is over at
-//      once; or it is std::logic_error, as where what it waited for ended meanwhile. What it was made of must be
-//      where it was.
+//      once. Where that makes no sense it is std::logic_error. What it was made of must still be there, where it was,
+//      and a stream open; most ops that were given up when that ended say so too.
 //
 // Shape    an op is a class with constructors, movable until it is started and not after. Its awaiter is
 //          one word.

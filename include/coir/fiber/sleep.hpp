@@ -4,11 +4,11 @@
 //   coir::await(coir::sleep_until(deadline));               [tests/fiber/sleep_test.cpp]
 //
 // Shape    ops of 40 bytes. Any std::chrono duration; instants of the loop's clock (loop.time()).
+//          One that is awaited again has the deadline that it had.
 // Order    by deadline; equal deadlines in the order in which they were started.
 // Thread   one loop.
 // Cancel   aborts now.
 // Errors   std::bad_alloc when the timer heap cannot grow.
-//          Awaited again, a sleep has the deadline that it had.
 // Cost     O(log n) in the number of armed timers. sleep_for reads the clock once. One that is zero,
 //          negative or past lets the fibers that are ready run first, and arms nothing.
 // See      coir/loop/timer_heap.hpp

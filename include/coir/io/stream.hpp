@@ -163,6 +163,8 @@ class stepping_op : public waiter {
   }
   // False: it failed, or was withdrawn.
   bool finish_step() {
+    // It may have moved something all the same, and be the last.
+    if constexpr (requires { step_->closed_under(); }) closed_ = step_->closed_under();
     try {
       const result<std::size_t> moved = step_->take_result();
       if (!moved) {
@@ -170,8 +172,6 @@ class stepping_op : public waiter {
         return false;
       }
       self().moved(*moved);
-      // It may have moved something all the same, and be the last.
-      if constexpr (requires { step_->closed_under(); }) closed_ = step_->closed_under();
       return !failure_.has_value();
     } catch (const cancelled&) {
       stopped_ = true;

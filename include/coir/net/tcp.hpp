@@ -69,6 +69,7 @@ class receive_wait {
   void check_not_ended() const {
     if (ended_) throw_ended();
   }
+  bool ended() const noexcept { return ended_; }
   [[noreturn, gnu::cold]] static void throw_ended();
   int error_ = 0;  // an errno
 
@@ -212,7 +213,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] tcp_read_op : public priv
   }
   result<std::size_t> take_result();
   void describe(std::string& text) const;
-  bool closed_under() const noexcept { return direct_.closed_under(); }
+  bool closed_under() const noexcept { return direct_.closed_under() || ended(); }
 
  private:
   friend class priv::reading;

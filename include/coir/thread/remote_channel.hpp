@@ -14,7 +14,9 @@
 // Lifetime whoever waits for room in a channel that goes is refused, as if it had been closed.
 // Cancel   receive() aborts now, and takes nothing along. send(): now, and nothing was sent; later, when the channel has
 //          just taken the value: then it was sent.
-// Errors   send(): std::system_error with std::errc::broken_pipe when it is closed or gone, or is while it waits.
+// Errors   send(): std::system_error with std::errc::broken_pipe when it is closed or gone, or is while it waits;
+//          std::logic_error when it is awaited again and has sent its value, or does not have it back: as one has that
+//          was given up while it waited, where moving the value cannot throw.
 // Cost     with room: as a mailbox, and one more atomic subtraction. Full: two messages, there and back; of room that
 //          becomes free senders hear in batches, or in the receiving loop's next turn. While a fiber waits for room in a
 //          channel of another loop that is no deadlock; in one of its own loop it is, when nobody there can receive.
@@ -190,9 +192,12 @@ class [[nodiscard("co_await it, or coir::await(it)")]] remote_send_op : public p
       if (room > 0) {
         if (ready == nullptr) ready = std::make_unique<priv::letter<T>>(std::move(*value_));
       } else {
-        asking = new priv::asking_letter<T>(ready != nullptr ? std::move(ready->value) : std::move(*value_), *this, here());
+        // Where there is no memory for one that can ask the value stays here.
+        if (ready != nullptr) value_.emplace(std::move(ready->value));
         ready.reset();
+        asking = new priv::asking_letter<T>(std::move(*value_), *this, here());
       }
+      value_.reset();
     } while (!to_->room().compare_exchange_weak(room, room - 1, std::memory_order_acq_rel, std::memory_order_relaxed));
     if (room > 0) {
       // A letter that could ask need not.
@@ -216,11 +221,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] remote_send_op : public p
   abort_answer abort() noexcept {
     if (!withdraw()) return abort_answer::later;
     // Its end is this thread's affair, though the letter may still lie in the channel.
-    if constexpr (std::is_nothrow_move_constructible_v<T>) {
-      value_.emplace(std::move(letter_->value));
-    } else {
-      value_.reset();
-    }
+    if constexpr (std::is_nothrow_move_constructible_v<T>) value_.emplace(std::move(letter_->value));
     return abort_answer::now;
   }
   void take() const {
