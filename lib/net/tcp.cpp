@@ -79,9 +79,8 @@ void reading::forget() noexcept {
 // What arrived for chunks(), nothing at all, or a second reader.
 bool tcp_read_op::start_otherwise(waiter& told) {
   if (into_.empty()) return false;
-  check_not_ended();
+  if (ended() || (receiver_ == nullptr && stream_ == nullptr)) throw_ended();
   if (receiver_ != nullptr) return receiver_->wait(*this, told);
-  if (stream_ == nullptr) throw_ended();
   priv::throw_two_readers();
 }
 
@@ -121,7 +120,7 @@ void tcp_read_op::describe(std::string& text) const { direct_.describe(text); }
 chunk_op::chunk_op(priv::receiver& from) noexcept : receive_wait(accept_chunk), from_(&from) {}
 
 bool chunk_op::start(waiter& told) {
-  check_not_ended();
+  if (ended()) throw_ended();
   return from_->wait(*this, told);
 }
 

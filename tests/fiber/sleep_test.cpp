@@ -2,6 +2,7 @@
 
 #include "support/both.hpp"
 #include "support/catch.hpp"
+#include "support/jumping.hpp"
 
 #include <coir/coir.hpp>
 #include <coir/testing/mock_clock.hpp>
@@ -221,4 +222,16 @@ TEST_CASE("what a sleep still waits for is described") {
         CHECK(text == " for ever");
       },
       on(clock));
+}
+
+TEST_CASE("a sleep that is awaited again has the deadline that it had") {
+  support::jumping_on_both([](auto wait) {
+    const coir::instant begin = support::now();
+    auto sleep = coir::sleep_for(10s);
+    CHECK(wait(coir::select(sleep, coir::sleep_for(4s))).index() == 1);
+    wait(support::again(sleep));
+    CHECK(support::now() - begin == 10s);
+    wait(support::again(sleep));
+    CHECK(support::now() - begin == 10s);
+  });
 }

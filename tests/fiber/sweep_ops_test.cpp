@@ -14,7 +14,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -225,6 +224,7 @@ void wait_again_on_stack(any_op& what, waits& seen) {
 template <class Case>
 void play_again(bool on_stack) {
   INFO("op: " << Case::name << (on_stack ? ", on a stack" : ", in a coroutine"));
+  constexpr bool is_abandoned = std::is_same_v<Case, op_list::offloading_begun<coir::abandon_t>>;
   coir::testing::mock_clock time(coir::testing::mock_clock::mode::by_hand);
   op_list::clock = &time;
   coir::run(
@@ -238,10 +238,10 @@ void play_again(bool on_stack) {
         who.interrupt(given_up());
         around.stopped();
         until([&] { return seen.given_up && who.state() != fiber_state::ready; });
-        CHECK(seen.refused == std::is_same_v<Case, op_list::offloading_begun<coir::abandon_t>>);
+        CHECK(seen.refused == is_abandoned);
         around.complete();
         until([&] { return seen.results != 0 || seen.refused; });
-        CHECK((seen.results == 0) == std::is_same_v<Case, op_list::offloading_begun<coir::abandon_t>>);
+        CHECK((seen.results == 0) == is_abandoned);
         // What is found again gives another result, or nothing does.
         until([&] { return who.state() != fiber_state::ready; });
         if (who.state() == fiber_state::waiting) {

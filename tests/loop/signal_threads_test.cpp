@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <fstream>
 #include <future>
 #include <initializer_list>
@@ -88,6 +89,25 @@ class restless {
 };
 
 }  // namespace
+
+TEST_CASE("a thread that has everything blocked, and stays so, is believed") {
+  std::promise<void> ready;
+  std::promise<void> leave;
+  std::thread other([&] {
+    // The C library's own numbers too, which pthread_sigmask(3) leaves open.
+    const std::uint64_t all = ~std::uint64_t{0};
+    ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, nullptr, sizeof all);
+    ready.set_value();
+    leave.get_future().wait();
+  });
+  ready.get_future().wait();
+  {
+    coir::loop loop;
+    CHECK_NOTHROW(loop.signal(SIGUSR1, [] {}));
+  }
+  leave.set_value();
+  other.join();
+}
 
 TEST_CASE("registering is refused while another thread leaves the signal open, and the error names both") {
   coir::loop loop;

@@ -9,8 +9,6 @@
 
 #include <coir/coir.hpp>
 
-#include <sys/socket.h>
-
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -56,18 +54,10 @@ std::string told_after(Op op, End end) {
 
 // Its writes wait.
 struct full_stream {
-  explicit full_stream(std::array<int, 2> both = ends()) : near(*coir::loop::current(), both[0]), far(both[1]) {
-    while (::send(both[0], much.data(), much.size(), MSG_NOSIGNAL) > 0) {
-    }
-  }
-  static std::array<int, 2> ends() {
-    std::array<int, 2> both{};
-    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, both.data()) == 0);
-    return both;
-  }
-  std::vector<std::byte> much = std::vector<std::byte>(1 << 20);
-  tcp_stream near;
-  coir::unique_fd far;
+  full_stream() { support::fill(near.fd()); }
+  support::fd_pair ends = support::socket_pair();
+  tcp_stream near{*coir::loop::current(), ends[0].release()};
+  std::vector<std::byte> some = std::vector<std::byte>(1024);
 };
 
 }  // namespace
@@ -102,7 +92,9 @@ TEST_CASE("an op that is awaited again when its object has ended says which") {
 TEST_CASE("a write that is awaited again when its descriptor was closed under it is not made on that number") {
   coir::run([] {
     full_stream full;
-    const std::string told = told_after(full.near.write_some(full.much), [&] { const auto gone = std::move(full.near); });
+    const std::string told = told_after(full.near.write_some(full.some), [&] {
+      const auto gone = std::move(full.near);
+    });
     INFO(told);
     CHECK(told.find("closed while") != std::string::npos);
   });
@@ -127,7 +119,7 @@ TEST_CASE("what is made of steps does not go on with another stream in the place
     {
       full_stream full;
       auto another = support::connected();
-      CHECK(errors_of(coir::as_result(coir::io::write_all(full.near, full.much)), [&] {
+      CHECK(errors_of(coir::as_result(coir::io::write_all(full.near, full.some)), [&] {
               full.near = std::move(another.near);
             }) == bad);
     }

@@ -138,6 +138,28 @@ TEST_CASE("a send that was given up has its value when it is awaited again, and 
   });
 }
 
+namespace {
+// Moving it back into a send that is given up might throw.
+struct risky {
+  int value = 0;
+  explicit risky(int of) : value(of) {}
+  risky(risky&& other) noexcept(false) : value(other.value) {}
+};
+}  // namespace
+
+TEST_CASE("a send that was given up and cannot have its value back says so when it is awaited again") {
+  coir::run([] {
+    coir::remote_channel<risky> numbers(1);
+    const auto to = numbers.sender();
+    coir::await(to.send(risky(1)));
+    auto sending = to.send(risky(2));
+    CHECK(coir::await(coir::select(sending, coir::sleep_for(1ms))).index() == 1);
+    CHECK_THROWS_AS(coir::await(support::again(sending)), std::logic_error);
+    CHECK(coir::await(numbers.receive())->value == 1);
+    CHECK_FALSE(numbers.try_receive());
+  });
+}
+
 TEST_CASE("whoever waits for room goes on when there is some, though the receiver takes no more") {
   coir::runtime rt(two());
   support::on_both_surfaces([&](auto wait) {

@@ -163,7 +163,7 @@ class stepping_op : public waiter {
   }
   // False: it failed, or was withdrawn.
   bool finish_step() {
-    // It may have moved something all the same, and be the last.
+    // Whatever came of it: a step of a closed stream may have moved something all the same, and be the last.
     if constexpr (requires { step_->closed_under(); }) closed_ = step_->closed_under();
     try {
       const result<std::size_t> moved = step_->take_result();

@@ -26,15 +26,15 @@
 //          any that has not.
 // Cancel   also from another subscriber in the same delivery. On the loop's thread; elsewhere the mask stays.
 // Errors   std::invalid_argument for what cannot be waited for (SIGKILL, SIGSTOP, the faults of an
-//          instruction, the C library's own) and what is no number; std::logic_error names the thread that leaves it open
-//          (not where /proc is missing: nobody knows there; and one that has everything blocked, as it does while it begins,
-//          is believed after 60 ms); std::system_error: EBUSY when another loop has
-//          it. Nothing has changed then. What a callback throws leaves run(); what was not delivered then,
-//          or because of a stop(), comes in the next run.
-// Cost     registering reads the status of each thread: about 20 us, and 10 us per thread; up to
-//          60 ms for a thread that has everything blocked, as one does that begins, or starts a process. One descriptor
-//          per loop, from the first registration on. A delivery is two system calls for all numbers, and a look at
-//          each subscriber per number.
+//          instruction, the C library's own) and what is no number; std::logic_error names the thread that leaves it
+//          open (not where /proc is missing: nobody knows there; and one that has everything blocked, as it does while
+//          it begins, is believed after 60 ms); std::system_error: EBUSY when another loop has it. Nothing has changed
+//          then. What a callback throws leaves run(); what was not delivered then, or because of a stop(), comes in
+//          the next run.
+// Cost     registering reads the status of each thread: about 20 us, and 10 us per thread; up to 60 ms for one
+//          that has everything blocked, as one does that begins, or starts a process. One descriptor per loop, from
+//          the first registration on. A delivery is two system calls for all numbers, and a look at each subscriber
+//          per number.
 // See      coir/loop/registration.hpp; lib/loop/NOTE.md
 #pragma once
 

@@ -9,6 +9,8 @@
 //
 // Shape    objects that own a descriptor, and belong to the loop they were made on; they move, also while fibers wait.
 //          A stream is a byte stream: what takes several steps (io/stream.hpp) needs it to stay in its place.
+// Lifetime an op with a name that is awaited again needs its stream or listener where it was, and open: between two
+//          waits nobody tells it of a close(), nor a read of a first chunks(). Ended while it waited: std::logic_error.
 // Order    accept: first come, first served. One reader and one writer per stream at a time: a second
 //          reader is refused (std::logic_error), a second writer's bytes come in between.
 // Thread   the loop's. They may be destroyed anywhere.
@@ -66,9 +68,6 @@ class receive_wait {
  protected:
   ~receive_wait() = default;
   // Awaited again, it would ask a receiver that is gone.
-  void check_not_ended() const {
-    if (ended_) throw_ended();
-  }
   bool ended() const noexcept { return ended_; }
   [[noreturn, gnu::cold]] static void throw_ended();
   int error_ = 0;  // an errno

@@ -22,8 +22,9 @@
 //          and the cancellation surfaces at the next suspend point.
 //          abandon: the fiber goes on at once: now. The job comes to its end with nobody to tell; its result or
 //          exception is destroyed there. So the function must hold what it uses: it is always copied or moved, and
-//          must refer to nothing of the fiber's. The op cannot be awaited again: std::logic_error. A result that is there already is delivered, as above; but of a
-//          fiber that was cancelled nobody can say whether its call had an effect, or will have.
+//          must refer to nothing of the fiber's; and the op cannot be awaited again: std::logic_error. A result that is
+//          there already is delivered, as above; but of a fiber that was cancelled nobody can say whether its call had
+//          an effect, or will have.
 // Errors   what the function throws. As pool::post() in other cases (coir/thread/pool.hpp), but that a full pool is
 //          waited for. std::errc::operation_canceled when the pool ended before the job began.
 //          gcc before 13 refuses a temporary function with captures that are not trivially destructible.
@@ -333,12 +334,12 @@ class [[nodiscard("co_await it, or coir::await(it)")]] abandonable_op {
   abort_answer abort() noexcept {
     if (job_->withdraw()) return abort_answer::now;
     auto stop = job_->stop_source();
-    const bool is_gone = job_->abandon();
-    if (is_gone) static_cast<void>(job_.release());
+    const bool abandoned = job_->abandon();
+    if (abandoned) static_cast<void>(job_.release());
     // Only now: a function that stops at once would be done before it was abandoned. And whoever hears of it may look
     // around, and at this op too.
     stop.request_stop();
-    return is_gone ? abort_answer::now : abort_answer::later;
+    return abandoned ? abort_answer::now : abort_answer::later;
   }
   value_type take() { return job_->take(); }
   void describe(std::string& text) const {
