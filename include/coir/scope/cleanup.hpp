@@ -124,7 +124,8 @@ auto clean_on_stack(Body& body, Cleanup& cleanup, duration limit, place at) -> s
       run_on_stack<limited_region>(time_limit(coir::never), inside::rest::is_cancelled, as_it_is(), body, at);
       got = true;
     } else {
-      fill<value>(got, run_on_stack<limited_region>(time_limit(coir::never), inside::rest::is_cancelled, as_it_is(), body, at));
+      fill<value>(got, run_on_stack<limited_region>(time_limit(coir::never), inside::rest::is_cancelled, as_it_is(),
+                                                    body, at));
     }
   } catch (...) {
     both.body_threw();
@@ -158,7 +159,7 @@ decltype(auto) clean(Body&& body, Cleanup&& cleanup, duration limit, place at) {
                     (!is_task<plain_cleanup>::value || !std::is_lvalue_reference_v<Cleanup>),
                 "a task runs once: write std::move(task)");
   if constexpr (awaited) {
-    static_assert((is_awaited<plain_body> || safe_in_await<Body>)&&(is_awaited<plain_cleanup> || safe_in_await<Cleanup>),
+    static_assert((is_awaited<plain_body> || safe_in_await<Body>) && (is_awaited<plain_cleanup> || safe_in_await<Cleanup>),
                   "gcc before 13 destroys the captures of a temporary in a co_await expression twice. Name the "
                   "function first: auto body = [...] {...}; and give it by that name");
     return clean_awaited<plain_body, plain_cleanup>(std::forward<Body>(body), std::forward<Cleanup>(cleanup), limit, at);

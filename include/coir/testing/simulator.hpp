@@ -55,8 +55,8 @@ class simulator_options {
   simulator_options& seed(std::uint64_t number) noexcept { return seed_ = number, *this; }
   // That a request which can be served is served inside start(). epoll: 1; io_uring: 0.
   simulator_options& at_once(double chance) noexcept { return at_once_ = chance, *this; }
-  // That one which can be served waits for another turn, 16 times at most. Both kernels' backends take EINTR upon themselves,
-  // so this is all that is left of it above them.
+  // That one which can be served waits for another turn, 16 times at most. Both of the kernel's backends take EINTR
+  // upon themselves, so this is all that is left of it above them.
   simulator_options& late(double chance) noexcept { return late_ = chance, *this; }
   // That a withdrawn request is over at once. epoll: 1; io_uring: 0.
   simulator_options& withdrawn_now(double chance) noexcept { return withdrawn_now_ = chance, *this; }

@@ -12,7 +12,8 @@
 //          is given), and goes there, or after that loop. Senders: any thread, any loop, this one too; send(), try_send()
 //          and close() on one end from several threads at once as well.
 // Lifetime a message to a mailbox that is gone, or whose loop has ended, is refused as to one that is closed; and it is
-//          closed for those who receive from it on another loop then. What has been sent and not received goes with the mailbox. Fibers that wait when it goes wait until they are cancelled.
+//          closed for those who receive from it on another loop then. What has been sent and not received goes with
+//          the mailbox. Fibers that wait when it goes wait until they are cancelled.
 // Cancel   receive() aborts now, and takes no message along.
 // Errors   send(): std::system_error, std::errc::broken_pipe when it is closed or gone, std::errc::no_buffer_space when
 //          a bounded one is full; try_send() says so instead. The message then is still the caller's. `full` is

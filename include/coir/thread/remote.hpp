@@ -183,7 +183,8 @@ namespace priv {
 // With the result, and the fiber itself on its loop.
 template <class T>
 class remote_block final : public remote_core, private waiter {
-  static_assert(!std::is_reference_v<T>, "a remote fiber gives a value: a reference would be to what belongs to another thread");
+  static_assert(!std::is_reference_v<T>,
+                "a remote fiber gives a value: a reference would be to what belongs to another thread");
   using stored = std::conditional_t<std::is_void_v<T>, char, T>;
 
  public:
