@@ -299,3 +299,35 @@ TEST_CASE("asked for inside a turn, the descriptor is right when that turn has e
   foreign.run_until([&] { return !order.empty(); });
   foreign.expect_quiet();
 }
+
+TEST_CASE("what is started, withdrawn or closed outside of a turn wakes the foreign loop") {
+  coir::loop loop;
+  host foreign(loop);
+  const support::fd_pair ends = support::tcp_pair();
+  foreign.expect_quiet();
+  // Otherwise nobody would send it to the kernel.
+  support::asked write(coir::request::send(ends[0].get(), support::bytes_of("text")));
+  if (loop.start(write.request)) foreign.run_until([&] { return write.over(); });
+  std::array<char, 8> text{};
+  CHECK(::recv(ends[1].get(), text.data(), text.size(), 0) == 4);
+  foreign.expect_quiet();
+
+  std::array<std::byte, 8> bytes{};
+  support::asked read(coir::request::recv(ends[0].get(), bytes));
+  REQUIRE(loop.start(read.request));
+  foreign.expect_quiet();
+  if (loop.withdraw(read.request) == coir::abort_answer::later) foreign.run_until([&] { return read.over(); });
+  CHECK(read.over());
+  foreign.expect_quiet();
+
+  support::fd_pair others = support::tcp_pair();
+  loop.adopt(others[0].get());
+  support::asked waits(coir::request::recv(others[0].get(), bytes));
+  REQUIRE(loop.start(waits.request));
+  foreign.expect_quiet();
+  loop.close_soon(others[0].release());
+  pollfd peer{others[1].get(), POLLIN, 0};
+  if (!waits.over()) foreign.run_until([&] { return waits.over(); });
+  CHECK(::poll(&peer, 1, 1000) == 1);
+  CHECK(::recv(others[1].get(), text.data(), text.size(), 0) == 0);
+}

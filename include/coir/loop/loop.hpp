@@ -226,8 +226,8 @@ class loop {
   owned<path_watch> watch_path(std::string path, fs_mask what, callback<const fs_event&> then);
 
   // A descriptor for a foreign poll, epoll or event loop: readable when run_once() has something to do.
-  // Once asked for, every run_once() leaves it so, and so does what is registered, changed or ended outside of
-  // a turn; at times it says so once for nothing. Stays the same for the life of the loop.
+  // Once asked for, every run_once() leaves it so, and so does what is registered, started, changed or ended outside
+  // of a turn; at times it says so once for nothing. Stays the same for the life of the loop.
   int pollable_fd();
   // Outside of a turn, something has become ready to run: shows it to the foreign loop.
   void work_appeared() noexcept {
@@ -255,16 +255,23 @@ class loop {
   // See request.hpp. True: in flight. False: over, result set, nobody will be told.
   bool start(request& what) {
     check_alive();
+    work_appeared();
     return backend_->start(what);
   }
-  abort_answer withdraw(request& what) noexcept { return backend_->withdraw(what); }
+  abort_answer withdraw(request& what) noexcept {
+    work_appeared();
+    return backend_->withdraw(what);
+  }
   // A descriptor made outside of requests (socket(2)) is now the loop's to close.
   void adopt(int fd) { backend_->adopt(fd); }
   // And from here on somebody else's.
   void disown(int fd) noexcept { backend_->disown(fd); }
   // Gives a descriptor to the closing path; the loop does the rest. Its own thread; see loop/descriptor.hpp
   // for one that may be let go of anywhere.
-  void close_soon(int fd) noexcept { backend_->close_soon(fd); }
+  void close_soon(int fd) noexcept {
+    work_appeared();
+    backend_->close_soon(fd);
+  }
   // SO_LINGER was set: closing may block, and is done elsewhere where the backend can.
   void lingers(int fd) { backend_->lingers(fd); }
   chunk_pool& chunks() { return backend_->chunks(); }
