@@ -6,11 +6,13 @@
 
 #include "request_row.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <liburing.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #if COIR_THREAD_SANITIZER
 #include <sanitizer/tsan_interface.h>
@@ -20,6 +22,7 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <vector>
 
@@ -70,9 +73,10 @@ constexpr std::array<setup_step, 5> setup_steps{{
 
 constexpr unsigned entries_min = 8;
 
-// user_data: the generation of the slot in the high half, its number in the low half. Four numbers are
-// not slots.
-constexpr std::uint32_t slot_of_cancels = 0xffff'fffe;
+// user_data: the generation of the slot in the high half, its number in the low half; for the cancellation of what
+// is in a slot, with the highest bit set. The last four of those numbers mean something else.
+constexpr std::uint32_t cancels = 0x8000'0000;
+constexpr std::uint32_t slot_of_other_cancels = 0xffff'fffe;
 constexpr std::uint32_t slot_of_wake = 0xffff'fffd;
 constexpr std::uint32_t slot_of_attended = 0xffff'fffc;
 constexpr std::uint32_t no_slot = 0xffff'ffff;
@@ -119,7 +123,9 @@ class uring_backend final : public backend {
     enum : std::uint8_t {
       owed_start = 1,
       owed_cancel = 2,
-      polls = 4,  // waits for readiness in place of an operation that answered EAGAIN
+      polls = 4,     // waits for readiness in place of an operation that answered EAGAIN
+      lasting = 8,   // polls until there is an answer, whatever else it hears
+      answered = 16,  // ... which has come, and is in the request's result
     };
     std::uint8_t marks = 0;
     bool is(std::uint8_t mark) const noexcept { return (marks & mark) != 0; }
@@ -142,12 +148,18 @@ class uring_backend final : public backend {
   void free_slot(std::uint32_t number) noexcept;
 
   bool is_full() const noexcept { return unsent() >= ring_.sq.ring_entries; }
-  io_uring_sqe& take_entry() noexcept { return ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask]; }
+  io_uring_sqe& take_entry() noexcept {
+    io_uring_sqe& taken = ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask];
+    clear(taken);
+    return taken;
+  }
+  static void clear(io_uring_sqe& entry) noexcept;
   io_uring_sqe* next_entry_or_submit() noexcept;
   void fill(io_uring_sqe& entry, const request& what, slot& of) noexcept;
   [[gnu::noinline]] bool start_crowded(std::uint32_t number) noexcept;
   bool write_start(std::uint32_t number) noexcept;
   bool write_cancel(std::uint32_t number) noexcept;
+  void cancel(std::uint32_t number) noexcept;
   void owe(std::uint32_t number) noexcept;
   void pay() noexcept;
   void watch_wake_fd() noexcept;
@@ -163,13 +175,17 @@ class uring_backend final : public backend {
   int enter(unsigned wait_for, unsigned flags, instant deadline) noexcept;
   void judge(int entered);
   std::size_t reap() noexcept;
-  [[gnu::noinline]] void hear(std::uint64_t data, std::uint32_t flags) noexcept;
+  [[gnu::noinline]] void hear(std::uint64_t data, int result, std::uint32_t flags) noexcept;
+  void hear_of_cancel(std::uint64_t data, int result) noexcept;
   static bool is_asked_again(const request& what, const slot& of, int result) noexcept;
   void finish(std::uint32_t number, int result, std::uint32_t flags) noexcept;
-  [[gnu::noinline]] bool begins_again(std::uint32_t number, int& result) noexcept;
+  [[gnu::noinline]] bool goes_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept;
+  bool asks(std::uint32_t number) noexcept;
+  bool looks_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept;
 
   io_uring ring_;
   const setup_step& step_;
+  bool absolute_;  // deadlines go to the kernel as they are
   int wake_fd_;
   bool bound_ = false;
   bool abandoned_ = false;
@@ -193,6 +209,24 @@ class uring_backend final : public backend {
   bool chunks_refused_ = false;
 };
 
+// Whether the steady clock is set off against the host's (time_namespaces(7)), by which io_uring reads absolute times
+// all the same (Linux 6.12 to 7.0). Where there is no /proc nobody knows, and hardly anybody has that.
+bool has_own_time() noexcept {
+  const unique_fd offsets(::open("/proc/self/timens_offsets", O_RDONLY | O_CLOEXEC));
+  std::array<char, 256> text{};
+  if (!offsets || ::read(offsets.get(), text.data(), text.size() - 1) <= 0) return false;
+  long long seconds = 0;
+  long nanoseconds = 0;
+  return std::sscanf(text.data(), "monotonic %lld %ld", &seconds, &nanoseconds) == 2 &&
+         (seconds != 0 || nanoseconds != 0);
+}
+
+// What a descriptor is to be ready for. What is in the error queue shows as an error only, which is always told.
+short asked_of(const request& what) noexcept {
+  if (what.kind == request_kind::poll) return static_cast<short>(what.flags);
+  return (what.flags & MSG_ERRQUEUE) != 0 ? 0 : row_of(what.kind).readiness;
+}
+
 // liburing maps and unmaps behind the back of the thread sanitizer, which takes the queues of one thread's
 // new ring for those of another's old one that were in the same place.
 #if COIR_THREAD_SANITIZER
@@ -209,11 +243,15 @@ uring_backend::uring_backend(trace::control& trace, const backend_settings& sett
     : backend(trace, settings.chunks, settings.chunk_bytes),
       ring_(ring),
       step_(step),
+      absolute_((ring.features & IORING_FEAT_MIN_TIMEOUT) != 0 && !has_own_time()),
       wake_fd_(settings.wake_fd),
       enter_fd_(ring.ring_fd) {
   ring_comes();
-  // Entry i of the queue is always submission entry i, so that sending is one store to the tail.
-  for (unsigned i = 0; i < ring_.sq.ring_entries; ++i) ring_.sq.array[i] = i;
+  // Entry i of the queue is always submission entry i, so that sending is one store to the tail. liburing 2.6 and
+  // later has the kernel do without that array where it can.
+  if (ring_.sq.array != nullptr) {
+    for (unsigned i = 0; i < ring_.sq.ring_entries; ++i) ring_.sq.array[i] = i;
+  }
   if ((ring_.features & IORING_FEAT_NO_IOWAIT) != 0) enter_flags_ |= IORING_ENTER_NO_IOWAIT;
   // A forked child must not have the queues: both would write them.
   io_uring_ring_dontfork(&ring_);
@@ -243,7 +281,7 @@ std::string uring_backend::describe() const {
   return fmt::format("io_uring, {} submission and {} completion entries, {}{}{}",
                      ring_.sq.ring_entries, ring_.cq.ring_entries, step_.name,
                      (enter_flags_ & IORING_ENTER_NO_IOWAIT) != 0 ? ", NO_IOWAIT" : "",
-                     (ring_.features & IORING_FEAT_MIN_TIMEOUT) != 0 ? ", absolute timeouts" : "");
+                     absolute_ ? ", absolute timeouts" : "");
 }
 
 // The ring was made disabled, perhaps by another thread: SINGLE_ISSUER belongs to the one that enables
@@ -278,7 +316,7 @@ int uring_backend::pollable_fd() {
     // The foreign loop waits for the inbox itself. A poll of it here would only signal a second time, late.
     if (io_uring_sqe* const entry = wake_lost_ ? nullptr : next_entry_or_submit(); entry != nullptr) {
       io_uring_prep_cancel64(entry, user_data(slot_of_wake, 0), 0);
-      entry->user_data = user_data(slot_of_cancels, 0);
+      entry->user_data = user_data(slot_of_other_cancels, 0);
     }
   }
   return pollable_.get();
@@ -330,12 +368,29 @@ io_uring_sqe* uring_backend::next_entry_or_submit() noexcept {
   return &take_entry();
 }
 
+// The entry has been another's. What liburing's functions leave for io_uring_get_sqe() to clear from 2.6 on, which is
+// not called here, they clear themselves in 2.3, whose headers have no version.
+inline void uring_backend::clear([[maybe_unused]] io_uring_sqe& entry) noexcept {
+#if defined(IO_URING_VERSION_MAJOR)
+  entry.flags = 0;
+  entry.ioprio = 0;
+  entry.rw_flags = 0;
+  entry.buf_index = 0;
+  entry.personality = 0;
+  entry.file_index = 0;
+  entry.addr3 = 0;
+  entry.__pad2[0] = 0;
+#endif
+}
+
 inline void uring_backend::fill(io_uring_sqe& entry, const request& what, slot& of) noexcept {
   of.turn = turn_;
   const request_row& row = row_of(what.kind);
   const std::uint64_t data = user_data(slot_of(what), of.generation);
-  if (of.is(slot::polls)) [[unlikely]] {
-    io_uring_prep_poll_add(&entry, what.fd, static_cast<unsigned>(row.readiness));
+  if (of.is(slot::lasting)) [[unlikely]] {
+    io_uring_prep_poll_multishot(&entry, what.fd, polled_for(asked_of(what)));
+  } else if (of.is(slot::polls)) [[unlikely]] {
+    io_uring_prep_poll_add(&entry, what.fd, polled_for(asked_of(what)));
   } else {
     row.prepare(what, entry);
   }
@@ -362,9 +417,18 @@ bool uring_backend::start_crowded(std::uint32_t number) noexcept {
 bool uring_backend::write_cancel(std::uint32_t number) noexcept {
   io_uring_sqe* const entry = next_entry_or_submit();
   if (entry == nullptr) return false;
-  io_uring_prep_cancel64(entry, user_data(number, slots_[number].generation), 0);
-  entry->user_data = user_data(slot_of_cancels, 0);
+  const std::uint32_t generation = slots_[number].generation;
+  io_uring_prep_cancel64(entry, user_data(number, generation), 0);
+  entry->user_data = user_data(number | cancels, generation);
   return true;
+}
+
+// What is found in the slot is to end, whatever it is by the time the kernel looks.
+void uring_backend::cancel(std::uint32_t number) noexcept {
+  if (owed_first_ != no_slot || !write_cancel(number)) {
+    slots_[number].mark(slot::owed_cancel);
+    owe(number);
+  }
 }
 
 void uring_backend::owe(std::uint32_t number) noexcept {
@@ -418,7 +482,7 @@ void uring_backend::do_unattend() noexcept {
   if (std::exchange(attended_lost_, false)) return;
   if (io_uring_sqe* const entry = next_entry_or_submit(); entry != nullptr) {
     io_uring_prep_cancel64(entry, user_data(slot_of_attended, life), 0);
-    entry->user_data = user_data(slot_of_cancels, 0);
+    entry->user_data = user_data(slot_of_other_cancels, 0);
   }
 }
 
@@ -461,10 +525,7 @@ abort_answer uring_backend::do_withdraw(request& what, descriptor_state&) noexce
     detach(what);
     return abort_answer::now;
   }
-  if (owed_first_ != no_slot || !write_cancel(number)) {
-    mine.mark(slot::owed_cancel);
-    owe(number);
-  }
+  if (!mine.is(slot::owed_cancel)) cancel(number);
   return abort_answer::later;
 }
 
@@ -513,7 +574,7 @@ int uring_backend::enter(unsigned wait_for, unsigned flags, instant deadline) no
                            _NSIG / 8);
   }
   duration limit = deadline.time_since_epoch();
-  if ((ring_.features & IORING_FEAT_MIN_TIMEOUT) != 0) {
+  if (absolute_) {
     flags |= IORING_ENTER_ABS_TIMER;
   } else {
     limit = std::max(duration::zero(), deadline - steady_now());
@@ -613,7 +674,7 @@ std::size_t uring_backend::reap() noexcept {
     __atomic_store_n(ring_.cq.khead, head + 1, __ATOMIC_RELEASE);
     const auto number = static_cast<std::uint32_t>(data & 0xffff'ffff);
     if (number >= slot_count_) [[unlikely]] {
-      hear(data, flags);
+      hear(data, result, flags);
       continue;
     }
     const slot& of = slots_[number];
@@ -627,7 +688,7 @@ std::size_t uring_backend::reap() noexcept {
 }
 
 // What is no request's.
-void uring_backend::hear(std::uint64_t data, std::uint32_t flags) noexcept {
+void uring_backend::hear(std::uint64_t data, int result, std::uint32_t flags) noexcept {
   switch (static_cast<std::uint32_t>(data & 0xffff'ffff)) {
     case slot_of_wake:
       deaf_ = true;
@@ -638,9 +699,22 @@ void uring_backend::hear(std::uint64_t data, std::uint32_t flags) noexcept {
       deaf_ = true;
       if (data >> 32 == attended_life_) attention_ = attended_lost_ = true;
       break;
-    case slot_of_cancels: break;  // the withdrawn request's own completion says it all
-    default: ++stats_.stale_events;
+    case slot_of_other_cancels: break;
+    default: hear_of_cancel(data, result);
   }
+}
+
+// Mostly the request's own completion says it all. But what the kernel has queued to try again it finds nowhere: not
+// among those that wait, and not with its workers.
+void uring_backend::hear_of_cancel(std::uint64_t data, int result) noexcept {
+  const auto number = static_cast<std::uint32_t>(data & 0xffff'ffff) & ~cancels;
+  if (number >= slot_count_) {
+    ++stats_.stale_events;
+    return;
+  }
+  slot& of = slots_[number];
+  if (result != -ENOENT || of.generation != data >> 32 || of.what == nullptr || of.is(slot::owed_cancel)) return;
+  if (withdrawn(*of.what) || of.is(slot::answered)) cancel(number);
 }
 
 bool uring_backend::is_asked_again(const request& what, const slot& of, int result) noexcept {
@@ -654,24 +728,77 @@ bool uring_backend::is_asked_again(const request& what, const slot& of, int resu
   return result == -EINTR && what.kind != request_kind::connect && !row.multishot;
 }
 
+// What was asked, of what a poll tells. Urgent data is looked for: whoever brings ordinary data wakes those who wait
+// for it up, too.
+int answer_of(const request& what, short asked, int events) noexcept {
+  events &= asked | POLLERR | POLLHUP | POLLNVAL;
+  if ((events & POLLPRI) == 0) return events;
+  pollfd one{what.fd, asked, 0};
+  return ::poll(&one, 1, 0) < 0 ? events : one.revents;
+}
+
+// A poll, or one in place of an operation. io_uring adds to each poll that a peer will send no more (POLLRDHUP), which
+// ends a wait for room in the buffer at once, and each one after it. What told that, or other things that nobody
+// asked for, is polled with a request that stays, and ends when there is an answer. True: it goes on.
+bool uring_backend::looks_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept {
+  slot& of = slots_[number];
+  request& what = *of.what;
+  const bool stays = (flags & IORING_CQE_F_MORE) != 0;
+  if (of.is(slot::answered)) {
+    if (stays) return true;
+    of.unmark(slot::answered);
+    result = what.result;
+    return false;
+  }
+  if (result < 0) return false;
+  if (const int answer = answer_of(what, asked_of(what), result); answer != 0) {
+    result = answer;
+    if (!stays) return false;
+    what.result = answer;
+    of.mark(slot::answered);
+    if (!of.is(slot::owed_cancel)) cancel(number);
+    return true;
+  }
+  if (stays) return true;
+  if (withdrawn(what)) {
+    result = -ECANCELED;
+    return false;
+  }
+  of.mark(slot::lasting);
+  return asks(number);
+}
+
 // True: it is not over yet. `result` is made what the request's row would answer, see request.cpp.
-bool uring_backend::begins_again(std::uint32_t number, int& result) noexcept {
+bool uring_backend::goes_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept {
   slot& of = slots_[number];
   const request& what = *of.what;
   // What a system call would have been restarted with; an open that is withdrawn answers so (Linux 6.18).
   if (result <= -restart_first && result >= -restart_last) result = -EINTR;
   // As close(2): the number is free all the same.
   if (result == -EINTR && what.kind == request_kind::close) result = 0;
+  if ((what.kind == request_kind::poll || of.is(slot::polls)) && looks_on(number, result, flags)) return true;
   if (is_asked_again(what, of, result)) {
     if (!withdrawn(*of.what)) {
-      of.unmark(slot::polls);
+      of.unmark(slot::polls | slot::lasting);
       if (result == -EAGAIN) of.mark(slot::polls);
-      return start_crowded(number);
+      return asks(number);
     }
     result = -ECANCELED;
   }
   if (result == -EAGAIN && what.kind == request_kind::connect) result = -ECONNREFUSED;
   return false;
+}
+
+// Asks the kernel once more, as a new use of the slot: a cancellation of what was there is on its way, maybe.
+bool uring_backend::asks(std::uint32_t number) noexcept {
+  slot& of = slots_[number];
+  ++of.generation;
+  if (of.is(slot::owed_cancel)) {
+    of.unmark(slot::owed_cancel);
+    of.mark(slot::owed_start);
+    return true;
+  }
+  return start_crowded(number);
 }
 
 inline void uring_backend::finish(std::uint32_t number, int result, std::uint32_t flags) noexcept {
@@ -681,8 +808,8 @@ inline void uring_backend::finish(std::uint32_t number, int result, std::uint32_
     deaf_ |= what.kind == request_kind::read || what.kind == request_kind::readv ||
              what.kind == request_kind::poll;
   }
-  if (result < 0 || of.marks != 0) [[unlikely]] {
-    if (begins_again(number, result)) return;
+  if (result < 0 || of.marks != 0 || what.kind == request_kind::poll) [[unlikely]] {
+    if (goes_on(number, result, flags)) return;
   }
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
     chunk_of(what) = static_cast<std::uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);

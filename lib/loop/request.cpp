@@ -42,6 +42,9 @@ int some_of(int flags) noexcept { return flags & ~MSG_WAITALL; }
 // msghdr, the socket address and its size, or the path; offset is the file offset; flags are those of
 // the message, the polled events, the flags of open(2) (with the mode in length), or, of fsync, 1 for
 // data only.
+// Sends do not wait in the kernel (MSG_DONTWAIT), but answer EAGAIN, and the backend polls: to a peer that has ended
+// its own direction the kernel takes the socket for writable all the time (POLLRDHUP), tries 128 times, and then has
+// one of its threads wait in the call, of which there are few.
 constinit const request_row request_rows[request_kinds] = {
     {"read", POLLIN, true, false, false, blocking::at_an_offset,
      [](const request& r, io_uring_sqe& e) noexcept {
@@ -98,7 +101,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"send", POLLOUT, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_send(&e, r.fd, r.address, r.length, some_of(r.flags) | MSG_NOSIGNAL);
+       io_uring_prep_send(&e, r.fd, r.address, r.length, some_of(r.flags) | MSG_NOSIGNAL | MSG_DONTWAIT);
        if (r.expect_wait) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
      },
      [](request& r) noexcept -> ssize_t {
@@ -115,7 +118,7 @@ constinit const request_row request_rows[request_kinds] = {
     {"sendmsg", POLLOUT, false, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_sendmsg(&e, r.fd, static_cast<const msghdr*>(r.address),
-                             static_cast<unsigned>(some_of(r.flags)) | MSG_NOSIGNAL);
+                             static_cast<unsigned>(some_of(r.flags)) | MSG_NOSIGNAL | MSG_DONTWAIT);
      },
      [](request& r) noexcept -> ssize_t {
        return ::sendmsg(r.fd, static_cast<const msghdr*>(r.address),
@@ -159,7 +162,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"poll", 0, false, false, true, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_poll_add(&e, r.fd, static_cast<unsigned>(r.flags));
+       io_uring_prep_poll_add(&e, r.fd, polled_for(static_cast<short>(r.flags)));
      },
      [](request& r) noexcept -> ssize_t {
        pollfd one{r.fd, static_cast<short>(r.flags), 0};

@@ -4,6 +4,7 @@
 
 #include <coir/loop/request.hpp>
 
+#include <poll.h>
 #include <sys/types.h>
 
 #include <cerrno>
@@ -47,6 +48,12 @@ struct request_row {
 
 inline const request_row& row_of(request_kind kind) noexcept {
   return request_rows[static_cast<unsigned>(kind)];
+}
+
+// What io_uring is to poll for, for whoever wants these. A poll for urgent data alone it wakes up for nothing else, and
+// not for urgent data either (Linux 6.18).
+inline unsigned polled_for(short events) noexcept {
+  return static_cast<unsigned>((events & POLLPRI) != 0 ? events | POLLIN : events);
 }
 
 // Does it. Minus errno on failure, read right behind the call: no fiber switch can come between.

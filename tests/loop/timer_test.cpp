@@ -3,9 +3,15 @@
 #include <coir/testing/mock_clock.hpp>
 
 #include "loop/watch_tools.hpp"
+#include "support/child_process.hpp"
+
+#include <fcntl.h>
+#include <sched.h>
 
 #include <chrono>
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -479,4 +485,34 @@ TEST_CASE("a loop has a million timers, of which one half is cancelled and the o
   CHECK(counted::fired == count / 2);
   CHECK(counted::in_order);
   CHECK(loop.census().armed == 0);
+}
+
+TEST_CASE("timers are on time in a container whose steady clock is not the host's") {
+  constexpr int cannot = 77;
+  for (const char* const offset : {"monotonic -5 0", "monotonic 1000 0"}) {
+    INFO(offset);
+    const auto ended = support::in_child([&] {
+      if (::unshare(CLONE_NEWTIME) < 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWTIME) < 0) ::_exit(cannot);
+      const coir::unique_fd offsets(::open("/proc/self/timens_offsets", O_WRONLY));
+      if (::write(offsets.get(), offset, std::strlen(offset)) < 0) ::_exit(cannot);
+      // The next process is the first with that clock.
+      const auto inside = support::in_child([] {
+        coir::loop loop;
+        const coir::instant began = loop.time();
+        coir::owned<coir::timer> tick = loop.after(20ms, [] {});
+        loop.run();
+        const coir::duration took = loop.time() - began;
+        if (took < 20ms || took > 5s) throw std::runtime_error("a timer of 20 ms was early, or very late");
+        if (loop.stats().turns > 20) throw std::runtime_error("the loop did not sleep");
+      });
+      std::fputs(inside.text.c_str(), stderr);
+      ::_exit(inside.exit_code);
+    });
+    if (ended.exit_code == cannot) {
+      WARN("skipped: this process may not have a clock of its own");
+      return;
+    }
+    INFO(ended.text);
+    CHECK(ended.exit_code == 0);
+  }
 }

@@ -1,0 +1,192 @@
+// What a descriptor is ready for besides what was asked, and what is withdrawn while the kernel tries again for it.
+#include "support/loop_tools.hpp"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+using namespace std::chrono_literals;
+using coir::request;
+using support::asked;
+
+namespace {
+
+// The peer sends no more and reads nothing, and there is no room for more to it.
+struct half_closed {
+  half_closed() {
+    REQUIRE(::shutdown(ends[1].get(), SHUT_WR) == 0);
+    support::fill(near());
+  }
+  int near() const { return ends[0].get(); }
+  void drain() const { support::drain(ends[1].get()); }
+  support::fd_pair ends = support::socket_pair();
+};
+
+// What it takes while it has nothing to do: it would be many turns if something were asked again and again.
+std::uint64_t turns_of_quiet(coir::loop& loop) {
+  const std::uint64_t before = loop.stats().turns;
+  const coir::instant until = loop.time() + 20ms;
+  while (loop.time() < until) loop.run_once(until - loop.time());
+  return loop.stats().turns - before;
+}
+
+}  // namespace
+
+TEST_CASE("who waits for room to write is not told that the peer sends no more") {
+  const half_closed stream;
+  coir::loop loop;
+  asked room(request::poll(stream.near(), POLLOUT));
+  REQUIRE(loop.start(room.request));
+  CHECK(turns_of_quiet(loop) < 20);
+  CHECK_FALSE(room.over());
+  stream.drain();
+  support::run_until(loop, [&] { return room.over(); });
+  CHECK(room.seen.results == std::vector{POLLOUT});
+  // Asked for, it is told at once.
+  asked both(request::poll(stream.near(), POLLRDHUP));
+  CHECK(support::finish(loop, both) == POLLRDHUP);
+}
+
+TEST_CASE("a wait for room that was told something else before can be withdrawn, and its descriptor closed") {
+  for (const bool by_closing : {false, true}) {
+    half_closed stream;
+    coir::loop loop;
+    asked room(request::poll(stream.near(), POLLOUT));
+    REQUIRE(loop.start(room.request));
+    support::idle_turns(loop);
+    REQUIRE_FALSE(room.over());
+    if (by_closing) {
+      CHECK(support::finish(loop, request::close(stream.ends[0].release())) == 0);
+      CHECK(room.seen.results == std::vector{-ECANCELED});
+    } else {
+      CHECK(support::give_up(loop, room) == -ECANCELED);
+    }
+    CHECK(room.over());
+  }
+}
+
+TEST_CASE("writes of all kinds to peers that send no more wait for room, and hold up nobody") {
+  coir::loop loop;
+  const std::string text(100, 'x');
+  iovec part{const_cast<char*>(text.data()), text.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  // More than the kernel has threads for that may wait in a call.
+  const std::vector<half_closed> streams(40);
+  std::vector<std::unique_ptr<asked>> writes;
+  for (std::size_t i = 0; i < streams.size(); ++i) {
+    const int fd = streams[i].near();
+    writes.push_back(std::make_unique<asked>(i % 4 == 0   ? request::send(fd, support::bytes_of(text))
+                                             : i % 4 == 1 ? request::sendmsg(fd, &message)
+                                             : i % 4 == 2 ? request::write(fd, support::bytes_of(text))
+                                                          : request::writev(fd, &part, 1)));
+    REQUIRE(loop.start(writes.back()->request));
+  }
+  CHECK(turns_of_quiet(loop) < 10 * streams.size());
+  // The last of each kind has room first.
+  for (std::size_t i = streams.size(); i > 0; --i) {
+    CHECK_FALSE(writes[i - 1]->over());
+    streams[i - 1].drain();
+    support::run_until(loop, [&] { return writes[i - 1]->over(); });
+    CHECK(writes[i - 1]->seen.results == std::vector{100});
+  }
+}
+
+TEST_CASE("a write to a peer that sends no more can be withdrawn at every moment") {
+  const std::string text(100, 'x');
+  for (int turns = 0; turns < 6; ++turns) {
+    INFO(turns << " turns before");
+    const half_closed stream;
+    coir::loop loop;
+    asked write(request::send(stream.near(), support::bytes_of(text)));
+    REQUIRE(loop.start(write.request));
+    support::idle_turns(loop, turns);
+    CHECK(support::give_up(loop, write) == -ECANCELED);
+    CHECK(write.over());
+  }
+}
+
+TEST_CASE("a send moves what there is room for, and does not wait for the rest") {
+  coir::loop loop;
+  const support::fd_pair ends = support::tcp_pair();
+  const std::vector<std::byte> much(64 << 20);
+  const int sent = support::finish(loop, request::send(ends[0].get(), much));
+  CHECK(sent > 0);
+  CHECK(sent < static_cast<int>(much.size()));
+}
+
+TEST_CASE("a receive that was ready when it began to wait, and is not any more, can be withdrawn at every moment") {
+  for (int turns = 0; turns < 4; ++turns) {
+    INFO(turns << " turns before");
+    const support::fd_pair ends = support::socket_pair();
+    coir::loop loop;
+    REQUIRE(::write(ends[1].get(), "x", 1) == 1);
+    std::array<std::byte, 8> first_bytes{}, second_bytes{};
+    asked first(request::recv(ends[0].get(), first_bytes));
+    asked second(request::recv(ends[0].get(), second_bytes));
+    first.request.expect_wait = second.request.expect_wait = true;
+    const bool waits = loop.start(first.request);
+    REQUIRE(loop.start(second.request));
+    support::idle_turns(loop, turns);
+    // One of them has the byte, or will.
+    if (!second.over()) {
+      const int result = support::give_up(loop, second);
+      CHECK((result == -ECANCELED || result == 1));
+    }
+    CHECK(second.over());
+    if (waits && !first.over()) CHECK(support::give_up(loop, first) != 0);
+  }
+}
+
+TEST_CASE("a receive loop that finds more than the kernel takes at a time can be withdrawn at every moment") {
+  for (int turns = 0; turns < 4; ++turns) {
+    INFO(turns << " turns before");
+    const support::fd_pair ends = support::tcp_pair();
+    coir::loop loop(coir::loop_options().chunk_bytes(64).chunks(1024));
+    std::vector<std::byte> much(40'000);
+    REQUIRE(::send(ends[1].get(), much.data(), much.size(), 0) == static_cast<ssize_t>(much.size()));
+    asked all(request::recv_multi(ends[0].get()));
+    std::size_t arrived = 0;
+    all.seen.then = [&](request& told) {
+      if (told.result <= 0) return;
+      arrived += static_cast<std::size_t>(told.result);
+      loop.chunks().claim(told.chunk(), static_cast<std::size_t>(told.result));
+    };
+    REQUIRE(loop.start(all.request));
+    support::idle_turns(loop, turns);
+    if (!all.over()) support::give_up(loop, all);
+    CHECK(all.over());
+    CHECK(arrived + support::drain(ends[0].get()) == much.size());
+  }
+}
+
+TEST_CASE("who waits for an urgent byte is told of it, and of nothing else") {
+  const support::fd_pair ends = support::tcp_pair();
+  coir::loop loop;
+  for (const bool unread : {false, true}) {
+    INFO((unread ? "with" : "without") << " unread data");
+    if (unread) REQUIRE(::send(ends[1].get(), "a", 1, 0) == 1);
+    asked urgent(request::poll(ends[0].get(), POLLPRI));
+    REQUIRE(loop.start(urgent.request));
+    support::idle_turns(loop);
+    REQUIRE(::send(ends[1].get(), "b", 1, 0) == 1);
+    CHECK(turns_of_quiet(loop) < 20);
+    CHECK_FALSE(urgent.over());
+    REQUIRE(::send(ends[1].get(), "!", 1, MSG_OOB) == 1);
+    support::run_until(loop, [&] { return urgent.over(); });
+    CHECK(urgent.seen.results == std::vector{POLLPRI});
+    char read = 0;
+    CHECK(::recv(ends[0].get(), &read, 1, MSG_OOB) == 1);
+    CHECK(read == '!');
+    support::drain(ends[0].get());
+  }
+  // Nothing urgent is there any more.
+  REQUIRE(::send(ends[1].get(), "c", 1, 0) == 1);
+  asked either(request::poll(ends[0].get(), POLLIN | POLLPRI));
+  CHECK(support::finish(loop, either) == POLLIN);
+}
