@@ -95,6 +95,10 @@ constexpr int restart_last = 516;
 // for file work, and far from filling the process table.
 constexpr unsigned worker_threads_max = 8;
 
+// So often what may be with a disk is asked to stop: more than the 128 times that the kernel tries a descriptor which
+// polls ready.
+constexpr std::uint16_t cancels_in_vain_max = 1000;
+
 unsigned acquire(const unsigned* word) noexcept { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 unsigned relaxed(const unsigned* word) noexcept { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 
@@ -126,8 +130,10 @@ class uring_backend final : public backend {
       polls = 4,     // waits for readiness in place of an operation that answered EAGAIN
       lasting = 8,   // polls until there is an answer, whatever else it hears
       answered = 16,  // ... which has come, and is in the request's result
+      erred = 32,     // such a poll has told of an error before
     };
     std::uint8_t marks = 0;
+    std::uint16_t cancels_in_vain = 0;
     bool is(std::uint8_t mark) const noexcept { return (marks & mark) != 0; }
     void mark(std::uint8_t with) noexcept { marks |= with; }
     void unmark(std::uint8_t gone) noexcept { marks &= static_cast<std::uint8_t>(~gone); }
@@ -388,9 +394,9 @@ inline void uring_backend::fill(io_uring_sqe& entry, const request& what, slot& 
   const request_row& row = row_of(what.kind);
   const std::uint64_t data = user_data(slot_of(what), of.generation);
   if (of.is(slot::lasting)) [[unlikely]] {
-    io_uring_prep_poll_multishot(&entry, what.fd, polled_for(asked_of(what)));
+    io_uring_prep_poll_multishot(&entry, what.fd, polled_for(what.fd, asked_of(what)));
   } else if (of.is(slot::polls)) [[unlikely]] {
-    io_uring_prep_poll_add(&entry, what.fd, polled_for(asked_of(what)));
+    io_uring_prep_poll_add(&entry, what.fd, polled_for(what.fd, asked_of(what)));
   } else {
     row.prepare(what, entry);
   }
@@ -525,6 +531,7 @@ abort_answer uring_backend::do_withdraw(request& what, descriptor_state&) noexce
     detach(what);
     return abort_answer::now;
   }
+  mine.cancels_in_vain = 0;
   if (!mine.is(slot::owed_cancel)) cancel(number);
   return abort_answer::later;
 }
@@ -705,7 +712,7 @@ void uring_backend::hear(std::uint64_t data, int result, std::uint32_t flags) no
 }
 
 // Mostly the request's own completion says it all. But what the kernel has queued to try again it finds nowhere: not
-// among those that wait, and not with its workers.
+// among those that wait, and not with its workers. Nor what waits for a disk, which no asking hastens.
 void uring_backend::hear_of_cancel(std::uint64_t data, int result) noexcept {
   const auto number = static_cast<std::uint32_t>(data & 0xffff'ffff) & ~cancels;
   if (number >= slot_count_) {
@@ -714,7 +721,9 @@ void uring_backend::hear_of_cancel(std::uint64_t data, int result) noexcept {
   }
   slot& of = slots_[number];
   if (result != -ENOENT || of.generation != data >> 32 || of.what == nullptr || of.is(slot::owed_cancel)) return;
-  if (withdrawn(*of.what) || of.is(slot::answered)) cancel(number);
+  if (!withdrawn(*of.what) && !of.is(slot::answered)) return;
+  if (row_of(of.what->kind).may_block != blocking::no && ++of.cancels_in_vain == cancels_in_vain_max) return;
+  cancel(number);
 }
 
 bool uring_backend::is_asked_again(const request& what, const slot& of, int result) noexcept {
@@ -728,11 +737,11 @@ bool uring_backend::is_asked_again(const request& what, const slot& of, int resu
   return result == -EINTR && what.kind != request_kind::connect && !row.multishot;
 }
 
-// What was asked, of what a poll tells. Urgent data is looked for: whoever brings ordinary data wakes those who wait
-// for it up, too.
+// What was asked, of what a poll tells. Of a socket urgent data is looked for: whoever brings it ordinary data wakes
+// those who wait for urgent data up, too. Of files a look may take away what it shows.
 int answer_of(const request& what, short asked, int events) noexcept {
   events &= asked | POLLERR | POLLHUP | POLLNVAL;
-  if ((events & POLLPRI) == 0) return events;
+  if ((events & POLLPRI) == 0 || !is_socket(what.fd)) return events;
   pollfd one{what.fd, asked, 0};
   return ::poll(&one, 1, 0) < 0 ? events : one.revents;
 }
@@ -751,11 +760,19 @@ bool uring_backend::looks_on(std::uint32_t number, int& result, std::uint32_t fl
     return false;
   }
   if (result < 0) return false;
-  if (const int answer = answer_of(what, asked_of(what), result); answer != 0) {
+  const short asked = asked_of(what);
+  int answer = answer_of(what, asked, result);
+  if (of.is(slot::polls) && answer == POLLERR && asked != 0) {
+    // A message in the error queue shows so until somebody takes it, and lets nobody write.
+    if (of.is(slot::erred)) answer = 0;
+    of.mark(slot::erred);
+  }
+  if (answer != 0) {
     result = answer;
     if (!stays) return false;
     what.result = answer;
     of.mark(slot::answered);
+    of.cancels_in_vain = 0;
     if (!of.is(slot::owed_cancel)) cancel(number);
     return true;
   }

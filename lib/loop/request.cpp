@@ -6,6 +6,7 @@
 #include <liburing.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -33,8 +34,9 @@ auto* address_of(const request& what) noexcept {
 
 constexpr int accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 
-// io_uring would wait until all has come, or gone, which no try without blocking does.
-int some_of(int flags) noexcept { return flags & ~MSG_WAITALL; }
+// io_uring would wait until all has come, or gone, which no try without blocking does. And what was told not to wait it
+// gives back when it was told to poll first: it waits for nobody anyway.
+int some_of(int flags) noexcept { return flags & ~(MSG_WAITALL | MSG_DONTWAIT); }
 
 }  // namespace
 
@@ -102,7 +104,6 @@ constinit const request_row request_rows[request_kinds] = {
     {"send", POLLOUT, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_send(&e, r.fd, r.address, r.length, some_of(r.flags) | MSG_NOSIGNAL | MSG_DONTWAIT);
-       if (r.expect_wait) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
      },
      [](request& r) noexcept -> ssize_t {
        return ::send(r.fd, r.address, r.length, r.flags | MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -162,7 +163,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"poll", 0, false, false, true, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_poll_add(&e, r.fd, polled_for(static_cast<short>(r.flags)));
+       io_uring_prep_poll_add(&e, r.fd, polled_for(r.fd, static_cast<short>(r.flags)));
      },
      [](request& r) noexcept -> ssize_t {
        pollfd one{r.fd, static_cast<short>(r.flags), 0};
@@ -194,6 +195,11 @@ constinit const request_row request_rows[request_kinds] = {
      },
      [](request& r) noexcept -> ssize_t { return r.flags != 0 ? ::fdatasync(r.fd) : ::fsync(r.fd); }},
 };
+
+bool is_socket(int fd) noexcept {
+  struct stat what {};
+  return ::fstat(fd, &what) == 0 && S_ISSOCK(what.st_mode);
+}
 
 const char* name_of(request_kind kind) noexcept { return row_of(kind).name; }
 

@@ -50,10 +50,11 @@ inline const request_row& row_of(request_kind kind) noexcept {
   return request_rows[static_cast<unsigned>(kind)];
 }
 
-// What io_uring is to poll for, for whoever wants these. A poll for urgent data alone it wakes up for nothing else, and
-// not for urgent data either (Linux 6.18).
-inline unsigned polled_for(short events) noexcept {
-  return static_cast<unsigned>((events & POLLPRI) != 0 ? events | POLLIN : events);
+bool is_socket(int fd) noexcept;
+// What io_uring is to poll for, for whoever wants these. A poll of a socket for urgent data alone is woken up for nothing
+// else, and not for urgent data either (Linux 6.18).
+inline unsigned polled_for(int fd, short events) noexcept {
+  return static_cast<unsigned>((events & POLLPRI) != 0 && is_socket(fd) ? events | POLLIN : events);
 }
 
 // Does it. Minus errno on failure, read right behind the call: no fiber switch can come between.

@@ -2,6 +2,7 @@
 #include "support/loop_tools.hpp"
 
 #include <poll.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -189,4 +190,60 @@ TEST_CASE("who waits for an urgent byte is told of it, and of nothing else") {
   REQUIRE(::send(ends[1].get(), "c", 1, 0) == 1);
   asked either(request::poll(ends[0].get(), POLLIN | POLLPRI));
   CHECK(support::finish(loop, either) == POLLIN);
+}
+
+TEST_CASE("a wait for what a file never has is refused, and asked for once") {
+  const coir::unique_fd file(::memfd_create("nothing urgent", MFD_CLOEXEC));
+  coir::loop loop;
+  asked urgent(request::poll(file.get(), POLLPRI));
+  CHECK(support::finish(loop, urgent) < 0);
+}
+
+TEST_CASE("hints and flags that say how to wait change nothing of what is sent and received") {
+  const support::fd_pair ends = support::socket_pair();
+  coir::loop loop;
+  asked send(request::send(ends[0].get(), support::bytes_of("text"), MSG_DONTWAIT));
+  send.request.expect_wait = true;
+  CHECK(support::finish(loop, send) == 4);
+  std::array<std::byte, 8> bytes{};
+  for (const bool there : {true, false}) {
+    asked read(request::recv(ends[1].get(), bytes, MSG_DONTWAIT));
+    read.request.expect_wait = true;
+    const bool waits = loop.start(read.request);
+    if (waits) {
+      CHECK(turns_of_quiet(loop) < 20);
+      CHECK(read.over() == there);
+      if (!there) REQUIRE(::send(ends[0].get(), "more", 4, 0) == 4);
+      support::run_until(loop, [&] { return read.over(); });
+    }
+    CHECK(read.request.result == 4);
+  }
+}
+
+TEST_CASE("a message in the error queue that nobody takes does not keep a send from waiting for room") {
+  const support::fd_pair ends = support::tcp_pair();
+  const int fd = ends[0].get();
+  const int on = 1;
+  if (::setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) < 0) {
+    WARN("skipped: this kernel has no MSG_ZEROCOPY");
+    return;
+  }
+  REQUIRE(::send(fd, "x", 1, MSG_ZEROCOPY) == 1);
+  support::drain(ends[1].get());
+  pollfd sent{fd, 0, 0};
+  REQUIRE(::poll(&sent, 1, 5000) == 1);
+  REQUIRE(sent.revents == POLLERR);
+  coir::loop loop;
+  // The kernel may find more room by itself.
+  support::fill(fd);
+  asked send(request::send(fd, support::bytes_of("text")));
+  if (loop.start(send.request)) {
+    CHECK(turns_of_quiet(loop) < 20);
+    support::drain(ends[1].get());
+    support::run_until(loop, [&] {
+      support::drain(ends[1].get());
+      return send.over();
+    });
+  }
+  CHECK(send.request.result == 4);
 }

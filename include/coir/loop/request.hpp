@@ -115,7 +115,7 @@ class request : public list_node {
 
   request_kind kind = request_kind::poll;
 
-  // A hint for io_uring: do not try before the descriptor polls ready.
+  // A hint for io_uring, of a recv: do not try before the descriptor polls ready.
   bool expect_wait = false;
   // It does not count as something that can wake a fiber (loop::can_wake).
   bool background = false;
