@@ -13,13 +13,19 @@
 #include <cerrno>
 #include <cstddef>
 #include <deque>
+#include <exception>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
 
 namespace support {
 
-enum class when { at_once, later };
+// told_at_once: it says that it is done before its start() has returned.
+enum class when { at_once, told_at_once, later };
+
+// What the stream is about to do for a step.
+enum class moment { asked, starts, gives };
 
 class scripted_stream {
  public:
@@ -36,15 +42,18 @@ class scripted_stream {
   unsigned started = 0;
   unsigned aborts = 0;
   std::exception_ptr thrown;  // by the start of the next step
+  // Called for step number 0, 1, ...
+  std::function<void(moment, unsigned)> during = [](moment, unsigned) {};
 
   class op {
    public:
     static constexpr const char* name = "scripted";
-    op(scripted_stream& of, std::span<std::byte> into) noexcept : of_(&of), into_(into) {}
-    op(scripted_stream& of, std::span<const std::byte> from) noexcept : of_(&of), from_(from) {}
+    op(scripted_stream& of, std::span<std::byte> into) : op(of) { into_ = into; }
+    op(scripted_stream& of, std::span<const std::byte> from) : op(of) { from_ = from; }
 
     bool start(coir::waiter& told) {
       ++of_->started;
+      of_->during(moment::starts, number_);
       if (of_->thrown != nullptr) std::rethrow_exception(std::exchange(of_->thrown, nullptr));
       step next;
       if (!of_->steps.empty()) {
@@ -55,6 +64,11 @@ class scripted_stream {
       if (next.finishes == when::at_once) {
         move();
         return false;
+      }
+      if (next.finishes == when::told_at_once) {
+        move();
+        told.done();
+        return true;
       }
       told_ = &told;
       of_->pending_ = this;
@@ -67,6 +81,7 @@ class scripted_stream {
     }
     std::size_t take() { return take_result().value(); }
     coir::result<std::size_t> take_result() {
+      of_->during(moment::gives, number_);
       if (stopped_) throw coir::cancelled();
       if (limit_ < 0) return coir::unexpected<std::error_code>(coir::error_of(-limit_));
       return moved_;
@@ -74,6 +89,7 @@ class scripted_stream {
 
    private:
     friend class scripted_stream;
+    explicit op(scripted_stream& of) : of_(&of), number_(of.asked_++) { of.during(moment::asked, number_); }
     void move() {
       if (limit_ <= 0) return;
       const auto most = static_cast<std::size_t>(limit_);
@@ -88,6 +104,7 @@ class scripted_stream {
     }
 
     scripted_stream* of_;
+    unsigned number_;
     std::span<std::byte> into_;
     std::span<const std::byte> from_;
     coir::waiter* told_ = nullptr;
@@ -96,8 +113,8 @@ class scripted_stream {
     bool stopped_ = false;
   };
 
-  op read_some(std::span<std::byte> into) noexcept { return {*this, into}; }
-  op write_some(std::span<const std::byte> from) noexcept { return {*this, from}; }
+  op read_some(std::span<std::byte> into) { return {*this, into}; }
+  op write_some(std::span<const std::byte> from) { return {*this, from}; }
 
   // A step is under way.
   bool waits() const { return pending_ != nullptr; }
@@ -118,6 +135,7 @@ class scripted_stream {
 
  private:
   op* pending_ = nullptr;
+  unsigned asked_ = 0;
 };
 
 static_assert(coir::io::byte_stream<scripted_stream>);

@@ -13,6 +13,7 @@
 
 using coir::abort_answer;
 using support::again;
+using support::moment;
 using support::scripted_stream;
 using support::when;
 
@@ -269,5 +270,142 @@ TEST_CASE("a cancellation between two shares of steps stops at once") {
     CHECK(stream.started == started);
     CHECK(stream.aborts == 0);
     CHECK(moved == std::size_t{started});
+  });
+}
+
+// --- by the stream itself ---
+
+namespace {
+
+// A cancellation by what the stream does for step number `at`, of whoever waits for all of them.
+struct own_goal {
+  moment what;
+  unsigned at;
+  when finishes;
+  ending how;  // of a step that waits when it is asked to stop
+
+  bool meets_waiting_step() const { return what == moment::starts && finishes == when::later; }
+  // So many steps have moved their bytes.
+  unsigned done() const {
+    const bool dropped = what == moment::asked || (meets_waiting_step() && how != ending::later_done);
+    return dropped ? at : at + 1;
+  }
+};
+
+template <class Op>
+outcome cancel_by_stream(scripted_stream& stream, const own_goal& goal, Op&& op) {
+  stream.steps.assign(steps, {static_cast<int>(bytes_a_step), goal.finishes});
+  stream.answer = goal.how == ending::now ? abort_answer::now : abort_answer::later;
+  coir::cancel_scope scope;
+  stream.during = [&](moment what, unsigned number) {
+    if (what == goal.what && number == goal.at) scope.cancel();
+  };
+  outcome seen;
+  auto whom = coir::spawn([&] {
+    scope.run([&] {
+      try {
+        op();
+        seen.returned = true;
+      } catch (const coir::cancelled& stop) {
+        seen.stopped_after = stop.transferred();
+      }
+      try {
+        coir::await(coir::yield());
+      } catch (const coir::cancelled&) {
+        seen.next_point_cancelled = true;
+        throw;
+      }
+    });
+  });
+  support::until([&] {
+    if (stream.waits()) {
+      if (stream.aborts != 0 && goal.how == ending::later_stopped) {
+        stream.finish_stopped();
+      } else {
+        stream.finish();
+      }
+    }
+    return whom.state() == coir::fiber_state::dead;
+  });
+  stream.during = [](moment, unsigned) {};
+  CHECK(whom.outcome() == coir::fiber_outcome::returned);
+  CHECK(scope.caught());
+  CHECK(seen.next_point_cancelled);
+  CHECK(stream.started == (goal.what == moment::asked ? goal.at : goal.at + 1));
+  CHECK(stream.aborts == (goal.meets_waiting_step() ? 1 : 0));
+  CHECK(seen.returned == (goal.done() == steps));
+  if (!seen.returned) CHECK(seen.stopped_after.has_value());
+  return seen;
+}
+
+template <class Test>
+void sweep_own_goals(Test&& test) {
+  support::on_both_surfaces([&](auto wait) {
+    for (const moment what : {moment::asked, moment::starts, moment::gives}) {
+      for (const when finishes : {when::at_once, when::told_at_once, when::later}) {
+        for (const ending how : {ending::now, ending::later_stopped, ending::later_done}) {
+          for (unsigned at = 0; at < steps; ++at) {
+            INFO("moment " << static_cast<int>(what) << ", step " << at << ", finishes " << static_cast<int>(finishes)
+                           << ", ending " << static_cast<int>(how));
+            test(wait, own_goal{what, at, finishes, how});
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+TEST_CASE("a stream that cancels its own writer, at any moment of any step, is asked for nothing more") {
+  sweep_own_goals([](auto wait, const own_goal& goal) {
+    scripted_stream stream;
+    const outcome seen = cancel_by_stream(stream, goal, [&] { wait(coir::io::write_all(stream, text)); });
+    const std::size_t moved = goal.done() * bytes_a_step;
+    if (!seen.returned) CHECK(seen.stopped_after == moved);
+    CHECK(stream.sunk == text.substr(0, moved));
+  });
+}
+
+TEST_CASE("a stream that cancels its own reader, at any moment of any step, loses no byte") {
+  sweep_own_goals([](auto wait, const own_goal& goal) {
+    scripted_stream stream;
+    stream.source = text;
+    std::string got(text.size(), '-');
+    const outcome seen = cancel_by_stream(stream, goal, [&] {
+      const std::size_t count = wait(coir::io::read_exactly(stream, std::as_writable_bytes(std::span(got))));
+      CHECK(count == text.size());
+    });
+    const std::size_t moved = goal.done() * bytes_a_step;
+    if (!seen.returned) CHECK(seen.stopped_after == moved);
+    CHECK(got.substr(0, moved) == text.substr(0, moved));
+    CHECK(stream.source == text.substr(moved));
+  });
+}
+
+TEST_CASE("a stream that cancels who reads a line from it, at any moment of any step, loses no byte") {
+  sweep_own_goals([](auto wait, const own_goal& goal) {
+    scripted_stream stream;
+    stream.source = "0123456789abc\nrest";
+    coir::io::buffered_reader reader(stream, 16);
+    const outcome seen = cancel_by_stream(stream, goal, [&] {
+      const auto line = wait(reader.read_line());
+      CHECK(line == "0123456789abc");
+    });
+    stream.steps.clear();
+    if (!seen.returned) CHECK(wait(reader.read_line()) == "0123456789abc");
+    CHECK(wait(reader.read_line()) == "rest");
+    CHECK(!wait(reader.read_line()).has_value());
+  });
+}
+
+TEST_CASE("what a stream has cancelled in the middle goes on there when it is awaited again") {
+  sweep_own_goals([](auto wait, const own_goal& goal) {
+    scripted_stream stream;
+    auto write = coir::io::write_all(stream, text);
+    const outcome seen = cancel_by_stream(stream, goal, [&] { wait(again(write)); });
+    stream.steps.clear();
+    if (!seen.returned) wait(again(write));
+    CHECK(stream.sunk == text);
   });
 }

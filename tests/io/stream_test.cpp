@@ -7,10 +7,14 @@
 
 #include "fiber/until.hpp"
 
+#include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
+using Catch::Matchers::Contains;
 using coir::io::partial_error;
+using support::moment;
 using support::scripted_stream;
 using support::when;
 
@@ -154,6 +158,54 @@ TEST_CASE("what a step throws reaches whoever waits, whichever step it is") {
       stream.thrown = std::make_exception_ptr(std::domain_error("not like this"));
       drive(stream, writer);
     }
+  });
+}
+
+TEST_CASE("a step may say that it is done before its start has returned") {
+  support::on_both_surfaces([](auto wait) {
+    scripted_stream stream;
+    const std::string text = support::pattern(20'000);
+    stream.steps.assign(text.size(), {1, when::told_at_once});
+    stream.steps[500].finishes = when::later;
+    auto writer = coir::spawn([&] { wait(coir::io::write_all(stream, text)); });
+    drive(stream, writer);
+    CHECK(writer.outcome() == coir::fiber_outcome::returned);
+    CHECK(stream.sunk == text);
+    CHECK(stream.started == text.size());
+  });
+}
+
+TEST_CASE("steps after the first are made where the one before completes: in no fiber, or in another's") {
+  support::on_both_surfaces([](auto wait) {
+    scripted_stream stream;
+    std::vector<std::uint64_t> made_in;
+    stream.during = [&](moment what, unsigned) {
+      if (what == moment::asked) made_in.push_back(coir::running_fiber().id());
+    };
+    const auto writes = [&](std::string& said) {
+      stream.steps.assign(3, {1, when::later});
+      return coir::spawn([&] {
+        try {
+          wait(coir::io::write_all(stream, "123"));
+        } catch (const std::logic_error& error) {
+          said = error.what();
+        }
+      });
+    };
+    std::string said;
+    auto by_fiber = writes(said);
+    drive(stream, by_fiber);
+    const std::uint64_t other = coir::running_fiber().id();
+    CHECK(made_in == std::vector<std::uint64_t>{by_fiber.id(), other, other});
+    CHECK(said.empty());
+    CHECK(stream.sunk == "123");
+
+    auto by_loop = writes(said);
+    support::until([&] { return stream.waits(); });
+    coir::running_fiber().home().on().post([&] { stream.finish(); });
+    coir::await(by_loop.join());
+    CHECK_THAT(said, Contains("outside of any fiber"));
+    CHECK(stream.sunk == "1231");
   });
 }
 

@@ -12,7 +12,9 @@
 // Order    one reader and one writer at a time; two writers would mix their bytes.
 // Lifetime what takes several steps needs the stream where it is until it is over. To end it before, close() the
 //          stream on its loop: std::errc::bad_file_descriptor.
-// Thread   one loop.
+// Thread   one loop. Steps after the first are made by whoever completes the one before: outside of any fiber, or in
+//          another's. A stream of one's own names its loop; its read_some and write_some, and the start() of what
+//          they give, must not wait, spawn or ask for the running fiber. What they throw reaches the awaiter.
 // Cancel   write_all and read_exactly stop between two steps and say in `cancelled` how many bytes had
 //          moved; awaited again, they go on there. A buffered_reader keeps what it has read: nothing is lost.
 // Errors   write_all, read_exactly: io::partial_error, a std::system_error with transferred(). The end of
@@ -97,9 +99,9 @@ class stepping_op : public waiter {
       loop_->disarm(later_);
       return abort_answer::now;
     }
-    const abort_answer answer = step_->abort();
-    if (answer == abort_answer::now) step_.reset();
-    return answer;
+    // By what the stream itself does, asked for a step or for what came of one: whoever asks it will see.
+    if (!under_way_) return abort_answer::later;
+    return abort_step();
   }
   // A step of somebody else's: the stream was closed under its own latest step.
   bool closed_under() const noexcept { return closed_; }
@@ -133,14 +135,27 @@ class stepping_op : public waiter {
       fail(std::errc::bad_file_descriptor);
     } else {
       step_.emplace(make());
+      if (stopping_) [[unlikely]] {
+        step_.reset();
+        stopped_ = true;
+      }
     }
   }
 
  private:
   Derived& self() noexcept { return static_cast<Derived&>(*this); }
+  // Of the step under way.
+  abort_answer abort_step() noexcept {
+    const abort_answer answer = step_->abort();
+    if (answer == abort_answer::now) {
+      under_way_ = false;
+      step_.reset();
+    }
+    return answer;
+  }
   void forget_last() noexcept {
     // Not closed_: the stream may be gone.
-    stopping_ = stopped_ = false;
+    stopping_ = stopped_ = told_at_once_ = false;
     failure_.reset();
     thrown_ = nullptr;
     self().again();
@@ -157,7 +172,12 @@ class stepping_op : public waiter {
       }
       self().next();
       if (!step_.has_value()) return false;
-      if (step_->start(*this)) return true;
+      if (step_->start(*this) && !std::exchange(told_at_once_, false)) {
+        under_way_ = true;
+        if (!stopping_ || abort_step() == abort_answer::later) return true;
+        stopped_ = true;
+        return false;
+      }
       if (!finish_step()) return false;
     }
   }
@@ -179,8 +199,13 @@ class stepping_op : public waiter {
     }
   }
   static void step_done(waiter& which) noexcept {
-    static_cast<stepping_op&>(which).continue_with(
-        [](stepping_op& self) { return self.finish_step() && self.go_on(); });
+    auto& mine = static_cast<stepping_op&>(which);
+    if (!std::exchange(mine.under_way_, false)) [[unlikely]] {
+      // In its own start(), which must return before the next one takes its place.
+      mine.told_at_once_ = true;
+      return;
+    }
+    mine.continue_with([](stepping_op& self) { return self.finish_step() && self.go_on(); });
   }
   static void resume(timer_node& which) noexcept {
     static_cast<continuation&>(which).whose->continue_with(
@@ -218,8 +243,10 @@ class stepping_op : public waiter {
   std::optional<Step> step_;
   std::optional<std::error_code> failure_;
   std::exception_ptr thrown_;
-  bool stopping_ = false;
-  bool stopped_ = false;
+  bool under_way_ = false;  // a step was started and is not over
+  bool told_at_once_ = false;
+  bool stopping_ = false;  // whoever waits was cancelled
+  bool stopped_ = false;   // ... and that came before all was done
   bool closed_ = false;  // the stream was, under the latest step
 };
 
