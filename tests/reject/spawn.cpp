@@ -14,6 +14,10 @@ class twice_the_work {
   coir::task<int> operator()() { return work(); }
 };
 
+struct alignas(64) line {
+  char bytes[64] = {};
+};
+
 }  // namespace
 
 void spawns() {
@@ -23,6 +27,8 @@ void spawns() {
   coir::spawn([p = std::make_unique<int>(2)] { return *p; });
   twice_the_work callable;
   coir::spawn(callable);
+  // On a stack it lies where it must.
+  coir::spawn([held = line()] { return held.bytes[0]; });
 
   // WRONG 1: write spawn(std::move(task))
 #if WRONG == 1
@@ -44,5 +50,15 @@ void spawns() {
   // WRONG 4: spawn takes a coir::task or something that can be called without arguments
 #if WRONG == 4
   coir::spawn(coir::yield());
+#endif
+
+  // WRONG 5: a fiber cannot return an over-aligned type
+#if WRONG == 5
+  coir::spawn([] { return line(); });
+#endif
+
+  // WRONG 6: the captures of a function that makes a task are over-aligned
+#if WRONG == 6
+  coir::spawn([held = line()]() -> coir::task<char> { co_return held.bytes[0]; });
 #endif
 }

@@ -51,6 +51,8 @@ template <class T>
 class fiber_block : public fiber_base {
  public:
   using stored = std::conditional_t<std::is_reference_v<T>, std::remove_reference_t<T>*, T>;
+  static_assert(alignof(stored) <= 2 * sizeof(void*),
+                "a fiber cannot return an over-aligned type: its control block is aligned to 16 bytes");
 
   const stored& value() const noexcept { return value_; }
   stored& value() noexcept { return value_; }

@@ -174,6 +174,10 @@ class task_fiber : public fiber_block<T> {
 // The body is made by a function, which stays as long as the task: its captures are the task's.
 template <class T, class F>
 class factory_fiber final : public task_fiber<T> {
+  static_assert(alignof(F) <= 2 * sizeof(void*),
+                "the captures of a function that makes a task are over-aligned, and lie in the fiber's control "
+                "block, which is aligned to 16 bytes: hold them by pointer");
+
  public:
   template <class From>
   factory_fiber(fiber_home& home, region& where, place at, From&& function)
