@@ -82,8 +82,7 @@ bool fiber_base::restart() {
 
 // Its body is over, and it was to be restarted. False: it ends after all.
 bool fiber_home::begin_again(fiber_base& which) noexcept {
-  const auto* const cold = which.cold_part();
-  const bool failed = which.outcome_ == fiber_outcome::failed || (cold != nullptr && cold->failure != nullptr);
+  const bool failed = which.outcome_ == fiber_outcome::failed || which.has_failure();
   if (failed || which.region::parent()->cancelled()) {
     which.control_ &= static_cast<std::uint8_t>(~fiber_base::restarting);
     return false;

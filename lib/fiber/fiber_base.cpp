@@ -72,8 +72,9 @@ void fiber_base::add_failure(std::exception_ptr why) noexcept {
       mine.failures.push_back(std::move(why));
     }
   } catch (const std::bad_alloc&) {
-    // It has failed all the same, which failure() says; of several failures this one is not kept.
-    outcome_ = fiber_outcome::failed;
+    // It has failed all the same, which failure() says; of several failures this one is not kept. Its outcome comes
+    // later: the body may still run.
+    control_ |= failure_lost;
   }
 }
 

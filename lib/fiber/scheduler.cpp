@@ -269,11 +269,14 @@ void fiber_home::end(fiber_base& which) noexcept {
     return;
   }
   // A child's failure weighs more than the result of a body that it cancelled.
-  if (which.has_failure()) [[unlikely]] {
+  if (which.keeps_failure()) [[unlikely]] {
     which.outcome_ = fiber_outcome::failed;
-  } else if ((which.control_ & fiber_base::stopping) != 0 && which.outcome_ == fiber_outcome::cancelled &&
-             which.has_value()) {
-    which.outcome_ = fiber_outcome::returned;
+  } else if ((which.control_ & (fiber_base::failure_lost | fiber_base::stopping)) != 0) [[unlikely]] {
+    if (which.has_failure()) {
+      which.outcome_ = fiber_outcome::failed;
+    } else if (which.outcome_ == fiber_outcome::cancelled && which.has_value()) {
+      which.outcome_ = fiber_outcome::returned;
+    }
   }
   which.phase_ = fiber_base::phase::dead;
   ++ended_;

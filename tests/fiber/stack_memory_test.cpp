@@ -1,10 +1,11 @@
-// Without memory for another stack: what fails, fails alone.
+// Without memory for another stack: what fails, fails alone. Without memory to keep a failure: it fails all the same.
 #include "gate.hpp"
 #include "stacks.hpp"
 #include "until.hpp"
 
 #include "support/catch.hpp"
 #include "support/child_process.hpp"
+#include "support/counted_heap.hpp"
 #include "support/descriptors.hpp"
 
 #include <coir/coir.hpp>
@@ -12,6 +13,8 @@
 #include <sys/resource.h>
 
 #include <cstddef>
+#include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -165,4 +168,115 @@ TEST_CASE("a stack larger than the address space is refused like any other") {
     auto child = coir::spawn([] { return 1; });
     CHECK(coir::await(child.join()) == 1);
   });
+}
+
+// --- a failure that cannot be kept ---
+
+namespace {
+
+// There is no memory from the moment when a child fails until its owner has heard of it.
+[[noreturn]] void fail_without_memory(const std::exception_ptr& why) {
+  support::heap.exhausted = true;
+  std::rethrow_exception(why);
+}
+std::exception_ptr any_failure() { return std::make_exception_ptr(std::runtime_error("of a child")); }
+
+struct seen_by_owner {
+  int runs = 0;
+  bool cancelled = false;
+};
+
+coir::task<> owns_in_task(seen_by_owner& seen) {
+  ++seen.runs;
+  coir::spawn([](std::exception_ptr why) -> coir::task<> {
+    fail_without_memory(why);
+    co_return;
+  }(any_failure()));
+  try {
+    co_await coir::sleep_until(coir::never);
+  } catch (const coir::cancelled&) {
+    support::heap.exhausted = false;
+    seen.cancelled = true;
+    throw;
+  }
+}
+void owns_on_stack(seen_by_owner& seen) {
+  ++seen.runs;
+  coir::spawn([why = any_failure()] { fail_without_memory(why); });
+  try {
+    coir::await(coir::sleep_until(coir::never));
+  } catch (const coir::cancelled&) {
+    support::heap.exhausted = false;
+    seen.cancelled = true;
+    throw;
+  }
+}
+// Its child fails because of the restart, while the body is not over.
+void restarts_on_stack(seen_by_owner& seen) {
+  if (++seen.runs != 1) return;
+  auto child = coir::spawn([why = any_failure()] {
+    try {
+      coir::await(coir::sleep_until(coir::never));
+    } catch (const coir::cancelled&) {
+      fail_without_memory(why);
+    }
+  });
+  coir::await(coir::yield());
+  coir::running_fiber().restart();
+  coir::cancel_scope scope;
+  scope.shield();
+  scope.run([&] { support::until([&] { return support::dead(child); }); });
+  support::heap.exhausted = false;
+  try {
+    coir::await(coir::yield());
+  } catch (const coir::cancelled&) {
+    seen.cancelled = true;
+    throw;
+  }
+}
+
+coir::task<int> gives(int what) {
+  co_await coir::yield();
+  co_return what;
+}
+
+// The owner has failed for want of memory, and nothing of that comes up anywhere else.
+void check_owner(coir::fiber<void> owner, const seen_by_owner& seen) {
+  // Nobody joins it meanwhile: that would take its failure over.
+  support::until([&] { return support::dead(owner); });
+  CHECK_FALSE(support::heap.exhausted);
+  support::heap.exhausted = false;
+  CHECK(seen.runs == 1);
+  CHECK(seen.cancelled);
+  CHECK(owner.outcome() == coir::fiber_outcome::failed);
+  bool no_memory = false;
+  try {
+    coir::await(owner.join());
+  } catch (const std::bad_alloc&) {
+    no_memory = true;
+  } catch (...) {
+  }
+  CHECK(no_memory);
+  auto stranger = coir::spawn([]() -> coir::task<int> { co_return co_await gives(3) + co_await gives(4); });
+  CHECK(coir::await(stranger.join()) == 7);
+}
+
+}  // namespace
+
+TEST_CASE("a child's failure that there is no memory to keep fails its owner, and comes up nowhere else") {
+  if (!support::heap_is_counted) return;
+  int told = 0;
+  coir::run(
+      [] {
+        seen_by_owner task;
+        check_owner(coir::spawn(owns_in_task(task), coir::report_failure), task);
+        seen_by_owner factory;
+        check_owner(coir::spawn([&] { return owns_in_task(factory); }, coir::report_failure), factory);
+        seen_by_owner function;
+        check_owner(coir::spawn([&] { owns_on_stack(function); }, coir::report_failure), function);
+        seen_by_owner again;
+        check_owner(coir::spawn([&] { restarts_on_stack(again); }, coir::report_failure), again);
+      },
+      coir::run_options().on_failure([&](const coir::fiber_base&, const std::exception_ptr&) { ++told; }));
+  CHECK(told == 4);
 }

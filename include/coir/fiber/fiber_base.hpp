@@ -240,11 +240,12 @@ class fiber_base : public waiter, private region {
   cold* cold_part() const noexcept {
     return (more_ & is_region) != 0 ? nullptr : reinterpret_cast<cold*>(more_);
   }
-  bool has_failure() const noexcept {
+  bool keeps_failure() const noexcept {
     if (more_ == 0) [[likely]] return false;
     const cold* const mine = cold_part();
     return mine != nullptr && mine->failure != nullptr;
   }
+  bool has_failure() const noexcept { return keeps_failure() || (control_ & failure_lost) != 0; }
   // Of one that failed: the first failure, or that there was no memory to keep it.
   std::exception_ptr failure() const noexcept;
 
@@ -337,7 +338,10 @@ class fiber_base : public waiter, private region {
     is_parked = 8,
     held_back = 16,   // it would be ready if it were not parked
     hastened = 32,    // its next wake-up goes ahead of what is queued
-    with_visits = 64  // functions were interjected and have not run
+    with_visits = 64,  // functions were interjected and have not run
+    // It has failed, and there was no memory to keep why. Here, and not among the flags, because this byte is
+    // looked at when the outcome is settled.
+    failure_lost = 128
   };
   std::uint8_t control_ = 0;
   union {
