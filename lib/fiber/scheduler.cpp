@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <utility>
 
 namespace coir {
@@ -17,6 +18,10 @@ namespace {
 // pages and few lines.
 constexpr std::size_t slab_bytes = std::size_t{64} << 10;
 constexpr std::size_t slab_alignment = 64;
+
+// A loop that throws in so many turns in a row, with no fiber ready meanwhile, is broken; or what its callbacks throw
+// keeps from the last fibers what they wait for. A tenth of a second to a second.
+constexpr std::uint32_t turns_in_vain_max = 100'000;
 
 std::uint32_t milliseconds_of(instant at) noexcept {
   return static_cast<std::uint32_t>(at.time_since_epoch() / std::chrono::milliseconds(1));
@@ -359,13 +364,56 @@ fiber_base* fiber_home::next_in_tree(fiber_base& at) noexcept {
   return child;
 }
 
-// The end of the scheduler: everything that lives is cancelled, and runs until it has ended.
+namespace {
+
+// By a callback of the loop, while its scheduler ended and nobody was there to catch it.
+void tell_thrown(const std::exception_ptr& first) noexcept {
+  try {
+    priv::tell(fmt::format("coir: a callback of a loop threw while the loop's fibers came to their end: {}\n",
+                           priv::text_of(first)));
+  } catch (const std::bad_alloc&) {
+    priv::tell("coir: a callback of a loop threw while the loop's fibers came to their end\n");
+  }
+}
+void tell_thrown_again(std::uint64_t times) noexcept {
+  try {
+    priv::tell(fmt::format("coir: ... and callbacks threw {} more times until the fibers had ended\n", times));
+  } catch (const std::bad_alloc&) {
+    priv::tell("coir: ... and callbacks threw again until the fibers had ended\n");
+  }
+}
+
+}  // namespace
+
+// The end of the scheduler: everything that lives is cancelled, and runs until it has ended, whatever callbacks of
+// the loop throw meanwhile.
 void fiber_home::close() noexcept {
   // In a forked child nothing of the parent's can be waited for: it is left as it is.
   if (!loop_->usable()) return;
   end_parking();
   root_.cancel();
-  while (!root_.empty()) loop_->run_once(duration(-1));
+  const std::uint64_t turns_before = loop_->stats().turns;
+  std::uint64_t threw = 0;
+  std::uint32_t in_vain = 0;  // turns in a row that were left by an exception, before any fiber ran
+  while (!root_.empty()) {
+    try {
+      loop_->run_once(duration(-1));
+      in_vain = 0;
+      continue;
+    } catch (...) {
+      // The loop cannot be run here, or by this process; or it does nothing but throw. Nothing would ever end.
+      const bool refused = !loop_->usable() || current_fiber != nullptr || loop_->stats().turns == turns_before;
+      if (refused || in_vain == turns_in_vain_max) std::terminate();
+      if (threw++ == 0) tell_thrown(std::current_exception());
+    }
+    // Fibers come last in a turn, and what throws in each may be what only they can end. Outside of a turn
+    // loop::current() is null for them, so not before it must be.
+    if (++in_vain > 1 && has_ready()) {
+      run_ready();
+      in_vain = 0;
+    }
+  }
+  if (threw > 1) tell_thrown_again(threw - 1);
   // Visits to fibers that died before them.
   visit_fibers();
   loop_->install(static_cast<ready_hook*>(nullptr));

@@ -10,6 +10,8 @@
 #include <coir/coir.hpp>
 #include <coir/testing/mock_clock.hpp>
 
+#include <unistd.h>
+
 #include <chrono>
 #include <csignal>
 #include <cstddef>
@@ -19,6 +21,7 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -481,6 +484,149 @@ TEST_CASE("what a post throws leaves run, after the main fiber was cancelled and
                   }),
                   std::domain_error);
   CHECK(ended);
+}
+
+namespace {
+
+// Says what run threw, and with what standard error what else it said.
+template <class Body>
+std::string thrown_by_run(Body&& body) {
+  try {
+    coir::run(std::forward<Body>(body));
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+// In the child, where Catch is not: what is wrong ends it with a text.
+void expect(bool holds, const char* what) {
+  if (!holds) throw std::logic_error(what);
+}
+
+}  // namespace
+
+TEST_CASE("a watcher that throws in each turn, and belongs to main, does not keep run from its end") {
+  const auto ended = support::in_child([] {
+    int ends[2];
+    expect(::pipe(ends) == 0 && ::write(ends[1], "x", 1) == 1, "a pipe");
+    int calls = 0;
+    const std::string said = thrown_by_run([&] {
+      const counted local(1);
+      const auto always = loop_here().watch(ends[0], coir::watch_options{.read = [&](coir::watcher&) {
+        throw std::domain_error("call " + std::to_string(++calls));
+      }});
+      auto child = coir::spawn([held = counted(2)] { coir::await(coir::sleep_for(1h)); });
+      // Its end takes more than one turn: what is thrown meanwhile reaches nobody.
+      try {
+        coir::await(coir::sleep_for(1h));
+      } catch (const coir::cancelled&) {
+        coir::cancel_scope scope;
+        scope.shield();
+        scope.run([] {
+          for (int i = 0; i < 3; ++i) coir::await(coir::yield());
+        });
+        throw;
+      }
+    });
+    expect(said == "call 1", "not the first that was thrown left run");
+    expect(counted::alive == 0, "not all was destroyed");
+    expect(calls >= 2, "the watcher did not throw again");
+  });
+  INFO(ended.text);
+  CHECK(ended.exit_code == 0);
+  CHECK_THAT(ended.text, Contains("threw while the loop's fibers came to their end: call 2\n"));
+}
+
+TEST_CASE("of posts that throw the first leaves run, the second is told when all ends, and the others are counted") {
+  for (const int posts : {2, 5}) {
+    const auto ended = support::in_child([posts] {
+      bool destroyed = false;
+      const std::string said = thrown_by_run([&] {
+        struct at_end {
+          bool& flag;
+          ~at_end() { flag = true; }
+        } const mark{destroyed};
+        int ran = 0;
+        for (int i = 1; i <= posts; ++i) {
+          loop_here().post([&ran, i] {
+            ++ran;
+            throw std::domain_error("number " + std::to_string(i));
+          });
+        }
+        // Main lives until all have been run.
+        coir::with_cleanup([] { coir::await(coir::sleep_for(1h)); },
+                           [&] {
+                             while (ran < posts) coir::await(coir::yield());
+                           });
+      });
+      expect(said == "number 1", "not the first that was thrown left run");
+      expect(destroyed, "main did not end");
+    });
+    INFO(ended.text);
+    CHECK(ended.exit_code == 0);
+    CHECK_THAT(ended.text, Contains("number 2\n"));
+    CHECK((posts == 5) == (ended.text.find("3 more times") != std::string::npos));
+    CHECK(count_of(ended.text, "\n") == (posts == 2 ? 1 : 2));
+  }
+}
+
+TEST_CASE("a timer that throws each time does not keep a scheduler from its end, and the loop goes on") {
+  const auto ended = support::in_child([] {
+    coir::loop loop;
+    int fired = 0;
+    coir::owned<coir::timer> always;
+    {
+      coir::scheduler fibers(loop);
+      fibers.spawn([&] {
+        always = loop.every(1us, [&](coir::timer&) { throw std::domain_error("tick " + std::to_string(++fired)); });
+        coir::cancel_scope scope;
+        scope.shield();
+        // Cancelled meanwhile, it wants the timer to have thrown three times.
+        scope.run([&] {
+          while (fired < 3) coir::await(coir::yield());
+        });
+      });
+      loop.run_once();
+    }
+    expect(fired >= 3, "the fiber was not waited for");
+    always.reset();
+    bool posted = false;
+    loop.post([&] { posted = true; });
+    loop.run_once();
+    expect(posted, "the loop does not go on");
+  });
+  INFO(ended.text);
+  CHECK(ended.exit_code == 0);
+}
+
+TEST_CASE("a loop that is broken while its fibers end ends the program, which says why") {
+  const auto ended = support::in_child([] {
+    coir::loop loop(coir::loop_options().backend(coir::backend_kind::epoll));
+    coir::scheduler fibers(loop);
+    fibers.spawn([&] {
+      coir::cancel_scope scope;
+      scope.shield();
+      scope.run([] { coir::await(coir::sleep_for(1h)); });
+    });
+    loop.run_once();
+    // What the kernel gave the loop.
+    ::close_range(3, ~0U, 0);
+  });
+  CHECK(ended.signal == SIGABRT);
+  CHECK_THAT(ended.text, Contains("Bad file descriptor"));
+}
+
+TEST_CASE("a scheduler that ends inside its own loop ends the program, as what nothing can come of") {
+  const auto ended = support::in_child([] {
+    coir::loop loop;
+    auto fibers = std::make_unique<coir::scheduler>(loop);
+    fibers->spawn([] { coir::await(coir::sleep_until(coir::never)); });
+    loop.run_once();
+    loop.post([&] { fibers.reset(); });
+    loop.run_once();
+  });
+  CHECK(ended.signal == SIGABRT);
+  CHECK_THAT(ended.text, Contains("from inside itself"));
 }
 
 TEST_CASE("a failure is told to nobody without harm where standard error is closed") {

@@ -10,7 +10,9 @@
 // Cancel   loop::stop() cancels main, which ends as it likes.
 // Errors   what main throws. `deadlock` when fibers are left and nothing can wake one, or all that could run are
 //          parked, which then are not any more. Cancelled:
-//          std::system_error with std::errc::operation_canceled. std::logic_error from inside a fiber.
+//          std::system_error with std::errc::operation_canceled. std::logic_error from inside a fiber. What a
+//          callback of the loop throws (a watcher, a timer, a post) cancels main, and leaves run() when all have
+//          ended; what is thrown meanwhile is told on standard error.
 // Cost     a loop: about 100 microseconds on io_uring, 10 on epoll.
 // See      coir/fiber/scheduler.hpp; coir/loop/loop.hpp
 #pragma once
