@@ -87,15 +87,19 @@ bool fiber_home::begin_again(fiber_base& which) noexcept {
     which.control_ &= static_cast<std::uint8_t>(~fiber_base::restarting);
     return false;
   }
-  // As at an end: destructors may look at the current fiber, and what they spawn is awaited before it begins.
-  which.body_kind().again(which);
-  // Destructors may have cancelled it for good.
-  if ((which.control_ & fiber_base::restarting) == 0) return false;
-  if (which.has_value()) {
-    if (which.body_kind().destroy != nullptr) which.body_kind().destroy(which);
-    which.mark_value(false);
+  // As at an end: destructors may look at the current fiber and cannot wait, and what they spawn is awaited before it
+  // begins. They may cancel it for good.
+  {
+    const fiber_base::without_stack hidden(which);
+    which.body_kind().again(which);
+    if ((which.control_ & fiber_base::restarting) == 0) return false;
+    if (which.has_value()) {
+      if (which.body_kind().destroy != nullptr) which.body_kind().destroy(which);
+      which.mark_value(false);
+    }
   }
   which.outcome_ = fiber_outcome::cancelled;
+  if ((which.control_ & fiber_base::restarting) == 0) return false;
   current_fiber = nullptr;
   if (!which.region::empty()) return true;
 
@@ -161,8 +165,7 @@ void fiber_base::run_visits() noexcept {
   control_ &= static_cast<std::uint8_t>(~with_visits);
   // What they interject here is for the next suspend point.
   std::vector<callback<>> visits = std::exchange(mine.visits, {});
-  // Without a stack nothing in them can wait, which would be where the fiber waits already.
-  stack* const own = std::exchange(stack_, nullptr);
+  const without_stack hidden(*this);
   fiber_base* const before = std::exchange(current_fiber, this);
   mine.visiting = true;
   for (callback<>& each : visits) {
@@ -175,7 +178,6 @@ void fiber_base::run_visits() noexcept {
   }
   mine.visiting = false;
   current_fiber = before;
-  stack_ = own;
   update_interrupted();
 }
 
@@ -204,6 +206,11 @@ void fiber_base::meet_interruption() {
 void priv::throw_no_stack() {
   if (current_fiber->is_visited()) {
     throw_misuse("an interjected function waits, and its fiber waits already: let it spawn something that does");
+  }
+  if (current_fiber->state() == fiber_state::ending) {
+    throw_misuse(
+        "this waits at the end of a fiber whose body is over, in a destructor of what the body was made of or was "
+        "sent: wait at the end of the body, before it returns");
   }
   throw_misuse(
       "coir::await needs a stack, and this fiber runs a coroutine: write co_await there, or call the "

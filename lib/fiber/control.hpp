@@ -1,13 +1,15 @@
 // What few fibers need to be controlled from outside: a part of the cold block, made on first use and gone with the
-// fiber. Private to lib/fiber.
+// fiber; and how code of others runs as a part of a fiber. Private to lib/fiber.
 #pragma once
 
 #include <coir/base/callback.hpp>
 #include <coir/base/list.hpp>
 #include <coir/base/time.hpp>
+#include <coir/fiber/fiber_base.hpp>
 #include <coir/fiber/monitor.hpp>
 #include <coir/loop/timer_heap.hpp>
 
+#include <utility>
 #include <vector>
 
 namespace coir {
@@ -26,6 +28,19 @@ class fiber_control : public timer_node {
 
  private:
   static void grace_over(timer_node& mine);
+};
+
+// What is interjected, or runs when the body is over, is code of users that must not wait: the fiber waits already,
+// or its stack is about to be another's. Without a stack every wait says so, behind a shield too.
+class fiber_base::without_stack {
+ public:
+  explicit without_stack(fiber_base& which) noexcept : which_(which), own_(std::exchange(which.stack_, nullptr)) {}
+  without_stack(const without_stack&) = delete;
+  ~without_stack() { which_.stack_ = own_; }
+
+ private:
+  fiber_base& which_;
+  stack* own_;
 };
 
 }  // namespace coir

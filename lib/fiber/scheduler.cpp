@@ -1,6 +1,7 @@
 #include <coir/fiber/scheduler.hpp>
 
 #include "context.hpp"
+#include "control.hpp"
 #include "stack_pool.hpp"
 
 #include <fmt/format.h>
@@ -249,14 +250,17 @@ void fiber_home::body_over(fiber_base& which) noexcept {
     end(which);
     return;
   }
-  // A fiber ends after its children. They are cancelled; the last one puts it in the run queue.
+  // A fiber ends after its children. They are cancelled; the last one puts it in the run queue. Callbacks of stop
+  // tokens hear of that, and messages that nobody received are destroyed.
+  const fiber_base::without_stack hidden(which);
   which.region::cancel();
   if ((which.control_ & fiber_base::restarting) == 0) which.tell_attached_end();
 }
 
 void fiber_home::end(fiber_base& which) noexcept {
   // Destructors of what the body was made of may use the loop and look at the current fiber. They cannot
-  // wait, and what they spawn is cancelled before it runs; it is awaited like all children.
+  // wait, for the stack is taken away before; what they spawn is cancelled before it runs, and awaited like all
+  // children.
   current_fiber = &which;
   which.phase_ = fiber_base::phase::over;
   which.refuse_more();

@@ -26,7 +26,8 @@ class attached {
   attached& operator=(const attached&) = delete;
   virtual ~attached() = default;
 
-  // The fiber's body has come to its end: nobody can tell it anything. May be called more than once.
+  // The fiber's body has come to its end: nobody can tell it anything, and nothing here can wait. May be called more
+  // than once.
   virtual void fiber_over() noexcept = 0;
   // The fiber was asked to begin again: what is told from now on is for its next run.
   virtual void fiber_restarted() noexcept = 0;

@@ -304,6 +304,8 @@ class fiber_base : public waiter, private region {
   }
   // Its next wake-up goes ahead of what is queued.
   void hasten() noexcept;
+  // While one of these lives, the fiber has no stack (lib/fiber/control.hpp).
+  class without_stack;
   // Its body is over.
   void tell_attached_end() noexcept {
     if (const cold* const mine = cold_part(); mine != nullptr && mine->attached != nullptr) [[unlikely]]

@@ -122,7 +122,8 @@ class fiber_home final : public ready_hook {
   stack& borrow_stack(void (*main)(void*) noexcept, void* argument);
   void begin_on_stack(fiber_base& self, stack& lent) noexcept;
   void return_stack(stack& unused) noexcept;
-  void return_stack(fiber_base& of) noexcept { return_stack(*std::exchange(of.stack_, nullptr)); }
+  // What runs in the fiber from here on cannot wait.
+  stack& take_stack(fiber_base& of) noexcept { return *std::exchange(of.stack_, nullptr); }
   priv::stack_exit run_on_stack(fiber_base& self) noexcept;
 
   // To the failure handler, or standard error.

@@ -16,7 +16,8 @@
 //          run. 64 ops in a row that finish at once are a fiber's share.
 // Thread   the loop's.
 // Lifetime a body's locals are destroyed before its children are cancelled: a child must not use them unless
-//          the body joins it on every path.
+//          the body joins it on every path. What the body was made of (captures, parameters) is destroyed at the
+//          very end, where nothing can wait: coir::await there is std::logic_error, behind a shield too.
 // Cancel   ~scheduler cancels what is left and waits for it. A fiber cancelled before its first run never
 //          runs: its body is destroyed.
 // Errors   a failure reaches the region the fiber was spawned in: its siblings and its owner are cancelled
@@ -241,8 +242,10 @@ class function_fiber final : public fiber_block<R> {
   template <class F>
   static void end(fiber_base& self) noexcept {
     if (!self.has_stack()) return;  // there was no memory for one
-    if constexpr (!std::is_trivially_destructible_v<F>) function<F>(self).~F();
-    self.home().return_stack(self);
+    // Taken away first: whoever waited on it now would find it in another fiber's hands.
+    stack& own = self.home().take_stack(self);
+    if constexpr (!std::is_trivially_destructible_v<F>) static_cast<F*>(own.argument())->~F();
+    self.home().return_stack(own);
   }
   // The function is where it was, and so is the stack.
   static void again(fiber_base&) noexcept {}
@@ -313,7 +316,7 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
         try {
           new (top) decayed(std::forward<Body>(body));
         } catch (...) {
-          return_stack(block);
+          return_stack(take_stack(block));
           discard(block);
           throw;
         }
