@@ -120,11 +120,11 @@ void clear_red_zones(std::byte* low, std::size_t bytes) noexcept {
 }
 #endif
 
-void open_side([[maybe_unused]] side& of) noexcept {
 #if COIR_THREAD_SANITIZER
-  of.sanitizer_fiber = __tsan_create_fiber(0);
-#endif
+void open_side(side& of) noexcept {
+  if (of.sanitizer_fiber == nullptr) of.sanitizer_fiber = __tsan_create_fiber(0);
 }
+#endif
 
 void close_side([[maybe_unused]] side& of) noexcept {
 #if COIR_THREAD_SANITIZER

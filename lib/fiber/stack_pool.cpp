@@ -121,7 +121,6 @@ void stack_pool::map(size_class& of) {
     made.size_class_ = static_cast<unsigned>(&of - classes_.data());
     made.side_.low = made.low_;
     made.side_.bytes = made.bytes();
-    priv::open_side(made.side_);
     made.valgrind_id_ = priv::tell_valgrind(made.low_, made.high_);
     made.next_free_ = of.free;
     of.free = &made;

@@ -27,6 +27,7 @@ class stack_pool {
     stack& taken = *of.free;
     of.free = std::exchange(taken.next_free_, nullptr);
     if (std::exchange(taken.hot_, false)) --of.hot;
+    priv::open_side(taken.side_);
     // Frames that were left for good, and not by a return, have left their red zones behind.
     priv::clear_red_zones(taken.low_, taken.bytes());
     return taken;

@@ -1,4 +1,5 @@
 // A million timers against a model: an ordered set of (deadline, sequence).
+#include <coir/base/config.hpp>
 #include <coir/loop/timer_heap.hpp>
 
 #include "support/catch.hpp"
@@ -103,12 +104,13 @@ TEST_CASE("a heap does what an ordered set would do, through any series of arm, 
 }
 
 TEST_CASE("a million timers are cancelled, moved and fired as a model says") {
-  constexpr std::size_t million = 1'000'000;
-  trial all(million);
+  // The address sanitizer makes the model's nodes ten times as slow, and sees no more in a million than in this.
+  constexpr std::size_t count = COIR_ADDRESS_SANITIZER ? 100'000 : 1'000'000;
+  trial all(count);
   constexpr std::uint64_t horizon = 50'000'000;
   for (numbered& each : all.timers()) all.arm(each, at(all.random() % horizon));
   all.check();
-  for (std::size_t i = 0; i < million / 4; ++i) {
+  for (std::size_t i = 0; i < count / 4; ++i) {
     all.disarm(all.any());
     all.arm(all.any(), at(all.random() % horizon));
   }
@@ -117,12 +119,12 @@ TEST_CASE("a million timers are cancelled, moved and fired as a model says") {
   std::uint64_t now = 0;
   while (now < horizon) {
     now += horizon / 500;
-    all.fire(at(now), million);
-    for (std::size_t i = 0; i < million / 5000; ++i) {
+    all.fire(at(now), count);
+    for (std::size_t i = 0; i < count / 5000; ++i) {
       if (numbered& which = all.any(); which.armed()) all.arm(which, at(now + all.random() % 1000));
     }
   }
-  all.fire(coir::never, million);
+  all.fire(coir::never, count);
   CHECK(std::none_of(all.timers().begin(), all.timers().end(),
                      [](const numbered& each) { return each.armed(); }));
 }
