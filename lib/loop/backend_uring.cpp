@@ -75,7 +75,7 @@ constexpr unsigned entries_min = 8;
 
 // user_data: the generation of the slot in the high half, its number in the low half; for the cancellation of what
 // is in a slot, with the highest bit set. The last four of those numbers mean something else.
-constexpr std::uint32_t cancels = 0x8000'0000;
+constexpr std::uint32_t cancel_bit = 0x8000'0000;
 constexpr std::uint32_t slot_of_other_cancels = 0xffff'fffe;
 constexpr std::uint32_t slot_of_wake = 0xffff'fffd;
 constexpr std::uint32_t slot_of_attended = 0xffff'fffc;
@@ -127,8 +127,8 @@ class uring_backend final : public backend {
     enum : std::uint8_t {
       owed_start = 1,
       owed_cancel = 2,
-      polls = 4,     // waits for readiness in place of an operation that answered EAGAIN
-      lasting = 8,   // polls until there is an answer, whatever else it hears
+      polls = 4,      // waits for readiness in place of an operation that answered EAGAIN
+      lasting = 8,    // polls until there is an answer, whatever else it hears
       answered = 16,  // ... which has come, and is in the request's result
       erred = 32,     // such a poll has told of an error before
     };
@@ -186,8 +186,8 @@ class uring_backend final : public backend {
   static bool is_asked_again(const request& what, const slot& of, int result) noexcept;
   void finish(std::uint32_t number, int result, std::uint32_t flags) noexcept;
   [[gnu::noinline]] bool goes_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept;
-  bool asks(std::uint32_t number) noexcept;
-  bool looks_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept;
+  bool ask_again(std::uint32_t number) noexcept;
+  bool polls_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept;
 
   io_uring ring_;
   const setup_step& step_;
@@ -425,7 +425,7 @@ bool uring_backend::write_cancel(std::uint32_t number) noexcept {
   if (entry == nullptr) return false;
   const std::uint32_t generation = slots_[number].generation;
   io_uring_prep_cancel64(entry, user_data(number, generation), 0);
-  entry->user_data = user_data(number | cancels, generation);
+  entry->user_data = user_data(number | cancel_bit, generation);
   return true;
 }
 
@@ -714,7 +714,7 @@ void uring_backend::hear(std::uint64_t data, int result, std::uint32_t flags) no
 // Mostly the request's own completion says it all. But what the kernel has queued to try again it finds nowhere: not
 // among those that wait, and not with its workers. Nor what waits for a disk, which no asking hastens.
 void uring_backend::hear_of_cancel(std::uint64_t data, int result) noexcept {
-  const auto number = static_cast<std::uint32_t>(data & 0xffff'ffff) & ~cancels;
+  const auto number = static_cast<std::uint32_t>(data & 0xffff'ffff) & ~cancel_bit;
   if (number >= slot_count_) {
     ++stats_.stale_events;
     return;
@@ -749,7 +749,7 @@ int answer_of(const request& what, short asked, int events) noexcept {
 // A poll, or one in place of an operation. io_uring adds to each poll that a peer will send no more (POLLRDHUP), which
 // ends a wait for room in the buffer at once, and each one after it. What told that, or other things that nobody
 // asked for, is polled with a request that stays, and ends when there is an answer. True: it goes on.
-bool uring_backend::looks_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept {
+bool uring_backend::polls_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept {
   slot& of = slots_[number];
   request& what = *of.what;
   const bool stays = (flags & IORING_CQE_F_MORE) != 0;
@@ -782,7 +782,7 @@ bool uring_backend::looks_on(std::uint32_t number, int& result, std::uint32_t fl
     return false;
   }
   of.mark(slot::lasting);
-  return asks(number);
+  return ask_again(number);
 }
 
 // True: it is not over yet. `result` is made what the request's row would answer, see request.cpp.
@@ -793,12 +793,12 @@ bool uring_backend::goes_on(std::uint32_t number, int& result, std::uint32_t fla
   if (result <= -restart_first && result >= -restart_last) result = -EINTR;
   // As close(2): the number is free all the same.
   if (result == -EINTR && what.kind == request_kind::close) result = 0;
-  if ((what.kind == request_kind::poll || of.is(slot::polls)) && looks_on(number, result, flags)) return true;
+  if ((what.kind == request_kind::poll || of.is(slot::polls)) && polls_on(number, result, flags)) return true;
   if (is_asked_again(what, of, result)) {
     if (!withdrawn(*of.what)) {
       of.unmark(slot::polls | slot::lasting);
       if (result == -EAGAIN) of.mark(slot::polls);
-      return asks(number);
+      return ask_again(number);
     }
     result = -ECANCELED;
   }
@@ -806,8 +806,8 @@ bool uring_backend::goes_on(std::uint32_t number, int& result, std::uint32_t fla
   return false;
 }
 
-// Asks the kernel once more, as a new use of the slot: a cancellation of what was there is on its way, maybe.
-bool uring_backend::asks(std::uint32_t number) noexcept {
+// As a new use of the slot: a cancellation of what was in it may be on its way.
+bool uring_backend::ask_again(std::uint32_t number) noexcept {
   slot& of = slots_[number];
   ++of.generation;
   if (of.is(slot::owed_cancel)) {

@@ -34,9 +34,9 @@ auto* address_of(const request& what) noexcept {
 
 constexpr int accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 
-// io_uring would wait until all has come, or gone, which no try without blocking does. And what was told not to wait it
-// gives back when it was told to poll first: it waits for nobody anyway.
-int some_of(int flags) noexcept { return flags & ~(MSG_WAITALL | MSG_DONTWAIT); }
+// How long to wait is not the caller's to say here. io_uring would wait until all has come, or gone (MSG_WAITALL), which
+// no try without blocking does; and a receive that may not wait, and is to poll first, it would never try.
+int without_waits(int flags) noexcept { return flags & ~(MSG_WAITALL | MSG_DONTWAIT); }
 
 }  // namespace
 
@@ -84,7 +84,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"recv", POLLIN, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_recv(&e, r.fd, r.address, r.length, some_of(r.flags));
+       io_uring_prep_recv(&e, r.fd, r.address, r.length, without_waits(r.flags));
        if (r.expect_wait) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
      },
      [](request& r) noexcept -> ssize_t {
@@ -103,7 +103,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"send", POLLOUT, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_send(&e, r.fd, r.address, r.length, some_of(r.flags) | MSG_NOSIGNAL | MSG_DONTWAIT);
+       io_uring_prep_send(&e, r.fd, r.address, r.length, without_waits(r.flags) | MSG_NOSIGNAL | MSG_DONTWAIT);
      },
      [](request& r) noexcept -> ssize_t {
        return ::send(r.fd, r.address, r.length, r.flags | MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -111,7 +111,7 @@ constinit const request_row request_rows[request_kinds] = {
     {"recvmsg", POLLIN, false, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_recvmsg(&e, r.fd, static_cast<msghdr*>(r.address),
-                             static_cast<unsigned>(some_of(r.flags)));
+                             static_cast<unsigned>(without_waits(r.flags)));
      },
      [](request& r) noexcept -> ssize_t {
        return ::recvmsg(r.fd, static_cast<msghdr*>(r.address), r.flags | MSG_DONTWAIT);
@@ -119,7 +119,7 @@ constinit const request_row request_rows[request_kinds] = {
     {"sendmsg", POLLOUT, false, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_sendmsg(&e, r.fd, static_cast<const msghdr*>(r.address),
-                             static_cast<unsigned>(some_of(r.flags)) | MSG_NOSIGNAL | MSG_DONTWAIT);
+                             static_cast<unsigned>(without_waits(r.flags)) | MSG_NOSIGNAL | MSG_DONTWAIT);
      },
      [](request& r) noexcept -> ssize_t {
        return ::sendmsg(r.fd, static_cast<const msghdr*>(r.address),

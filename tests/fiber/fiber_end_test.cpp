@@ -7,9 +7,9 @@
 #include <coir/coir.hpp>
 
 #include <array>
+#include <chrono>
 #include <functional>
 #include <memory>
-#include <chrono>
 #include <stdexcept>
 #include <stop_token>
 #include <string>

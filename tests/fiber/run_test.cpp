@@ -488,7 +488,7 @@ TEST_CASE("what a post throws leaves run, after the main fiber was cancelled and
 
 namespace {
 
-// Says what run threw, and with what standard error what else it said.
+// What run threw, as a text.
 template <class Body>
 std::string thrown_by_run(Body&& body) {
   try {

@@ -32,6 +32,23 @@ struct outcome {
   bool next_point_cancelled = false;
 };
 
+// How `op` ends in the running fiber, and whether a cancellation is still there afterwards.
+template <class Op>
+void see_end(outcome& seen, Op& op) {
+  try {
+    op();
+    seen.returned = true;
+  } catch (const coir::cancelled& stop) {
+    seen.stopped_after = stop.transferred();
+  }
+  try {
+    coir::await(coir::yield());
+  } catch (const coir::cancelled&) {
+    seen.next_point_cancelled = true;
+    throw;
+  }
+}
+
 // Runs `op` in a fiber that is cancelled while step number `at` waits. (Not inside a CHECK: that catches
 // everything, cancellations too.)
 template <class Op>
@@ -39,22 +56,7 @@ outcome cancel_at(scripted_stream& stream, unsigned at, ending how, Op&& op) {
   stream.steps.assign(steps, {static_cast<int>(bytes_a_step), when::later});
   stream.answer = how == ending::now ? abort_answer::now : abort_answer::later;
   outcome seen;
-  auto whom = coir::spawn(
-      [&] {
-        try {
-          op();
-          seen.returned = true;
-        } catch (const coir::cancelled& stop) {
-          seen.stopped_after = stop.transferred();
-        }
-        try {
-          coir::await(coir::yield());
-        } catch (const coir::cancelled&) {
-          seen.next_point_cancelled = true;
-          throw;
-        }
-      },
-      coir::report_failure);
+  auto whom = coir::spawn([&] { see_end(seen, op); }, coir::report_failure);
   for (unsigned i = 0; i < at; ++i) {
     support::until([&] { return stream.waits(); });
     stream.finish();
@@ -302,20 +304,7 @@ outcome cancel_by_stream(scripted_stream& stream, const own_goal& goal, Op&& op)
   };
   outcome seen;
   auto whom = coir::spawn([&] {
-    scope.run([&] {
-      try {
-        op();
-        seen.returned = true;
-      } catch (const coir::cancelled& stop) {
-        seen.stopped_after = stop.transferred();
-      }
-      try {
-        coir::await(coir::yield());
-      } catch (const coir::cancelled&) {
-        seen.next_point_cancelled = true;
-        throw;
-      }
-    });
+    scope.run([&] { see_end(seen, op); });
   });
   support::until([&] {
     if (stream.waits()) {

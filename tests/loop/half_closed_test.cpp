@@ -3,9 +3,11 @@
 
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
-#include <algorithm>
+#include <array>
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,8 +50,8 @@ TEST_CASE("who waits for room to write is not told that the peer sends no more")
   support::run_until(loop, [&] { return room.over(); });
   CHECK(room.seen.results == std::vector{POLLOUT});
   // Asked for, it is told at once.
-  asked both(request::poll(stream.near(), POLLRDHUP));
-  CHECK(support::finish(loop, both) == POLLRDHUP);
+  asked end(request::poll(stream.near(), POLLRDHUP));
+  CHECK(support::finish(loop, end) == POLLRDHUP);
 }
 
 TEST_CASE("a wait for room that was told something else before can be withdrawn, and its descriptor closed") {

@@ -23,7 +23,8 @@
 // Errors   a failure reaches the region the fiber was spawned in: its siblings and its owner are cancelled
 //          and awaited, then it is rethrown from the owner's end. One that is joined meanwhile goes to the
 //          joiner instead; one spawned with report_failure, and a root's, to the failure handler. What callbacks
-//          of the loop throw while ~scheduler waits is told on standard error, and the fibers end all the same.
+//          of the loop throw while ~scheduler waits: the first is told on standard error, and how many more; the
+//          fibers end all the same. A loop that does nothing but throw ends the program.
 //          std::system_error with ENOMEM when there is no memory for a stack.
 // Cost     spawn and join of a task about 40 ns, of a function about the same on a stack from the pool;
 //          yield 8 to 15 ns. No lock, no atomic; the coarse clock at most three times a turn.

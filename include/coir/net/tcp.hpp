@@ -67,14 +67,14 @@ class receive_wait {
 
  protected:
   ~receive_wait() = default;
-  // Awaited again, it would ask a receiver that is gone.
+  // The stream did, while this waited: awaited again, it would ask a receiver that is gone.
   bool ended() const noexcept { return ended_; }
   [[noreturn, gnu::cold]] static void throw_ended();
   int error_ = 0;  // an errno
 
  private:
   friend class receiver;
-  bool ended_ = false;  // the stream did, while this waited
+  bool ended_ = false;
   serve serve_;
   waiter* told_ = nullptr;
 };
