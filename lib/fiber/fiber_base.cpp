@@ -11,7 +11,7 @@
 
 namespace coir {
 
-constinit thread_local fiber_base* current_fiber = nullptr;
+constinit thread_local fiber_base* current_fiber COIR_TLS = nullptr;
 
 void throw_no_fiber() {
   throw_misuse(

@@ -4,7 +4,7 @@
 
 namespace coir::priv {
 
-constinit thread_local frame_lists free_frames{};
+constinit thread_local frame_lists free_frames COIR_TLS{};
 
 namespace {
 

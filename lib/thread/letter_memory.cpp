@@ -5,7 +5,7 @@
 
 namespace coir::priv {
 
-constinit thread_local letter_memory letters{};
+constinit thread_local letter_memory letters COIR_TLS{};
 
 namespace {
 

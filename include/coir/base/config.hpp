@@ -40,5 +40,6 @@
 
 // Thread-locals that inline code reads on every switch. Without the attribute a shared library would
 // call __tls_get_addr for each; with it they cost one instruction. The price: libcoir must be there
-// when the process starts or fit in the loader's spare static TLS (it uses a few words).
+// when the process starts or fit in the loader's spare static TLS (it uses a few words). At the declaration
+// and at the definition: g++ 12 forgets the former where a file has seen both.
 #define COIR_TLS __attribute__((tls_model("initial-exec")))
