@@ -212,6 +212,11 @@ void priv::throw_no_stack() {
         "this waits at the end of a fiber whose body is over, in a destructor of what the body was made of or was "
         "sent: wait at the end of the body, before it returns");
   }
+  if (current_fiber->runs_function()) {
+    throw_misuse(
+        "a callback on a stop token waits, and what it is told of would be gone when it goes on: let it spawn something "
+        "that does");
+  }
   throw_misuse(
       "coir::await needs a stack, and this fiber runs a coroutine: write co_await there, or call the "
       "function with co_await coir::on_stack(...)");

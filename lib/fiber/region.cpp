@@ -1,5 +1,7 @@
 #include <coir/fiber/region.hpp>
 
+#include "control.hpp"
+
 #include <coir/fiber/scheduler.hpp>
 
 #include <fmt/format.h>
@@ -7,6 +9,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -25,6 +28,11 @@ void region::spread(flag what) noexcept {
   if ((state_ & what) != 0) return;
   hooks due;
   mark(what, due);
+  if (due.first == nullptr) [[likely]]
+    return;
+  // Whoever is told must not wait: what is in the list may be gone when it goes on.
+  std::optional<fiber_base::without_stack> hidden;
+  if (current_fiber != nullptr) hidden.emplace(*current_fiber);
   while (due.first != nullptr) {
     entered_region& each = *due.first;
     due.first = each.next_told_;

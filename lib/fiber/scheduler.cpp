@@ -252,9 +252,14 @@ void fiber_home::body_over(fiber_base& which) noexcept {
   }
   // A fiber ends after its children. They are cancelled; the last one puts it in the run queue. Callbacks of stop
   // tokens hear of that, and messages that nobody received are destroyed.
-  const fiber_base::without_stack hidden(which);
-  which.region::cancel();
-  if ((which.control_ & fiber_base::restarting) == 0) which.tell_attached_end();
+  {
+    const fiber_base::without_stack hidden(which);
+    which.region::cancel();
+    if ((which.control_ & fiber_base::restarting) == 0) which.tell_attached_end();
+  }
+  // Which of those may have moved the last child away.
+  if (which.region::empty()) [[unlikely]]
+    end(which);
 }
 
 void fiber_home::end(fiber_base& which) noexcept {

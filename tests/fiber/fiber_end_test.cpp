@@ -347,6 +347,29 @@ TEST_CASE("nothing waits in what a stop token calls when the end of its body can
   });
 }
 
+TEST_CASE("a fiber ends when its last child is moved away by what its end tells") {
+  for (const bool by_message : {false, true}) {
+    coir::run([&] {
+      coir::fiber<void> child;
+      auto parent = coir::spawn([&] {
+        child = coir::spawn([&] {
+          coir::cancel_scope scope;
+          const std::stop_callback told(scope.stop_token(), [&] {
+            if (!by_message) child.detach();
+          });
+          scope.run([] { coir::await(coir::sleep_until(coir::never)); });
+        });
+        coir::await(coir::yield());
+      });
+      if (by_message) CHECK(parent.send(at_end([&] { child.detach(); })));
+      coir::await(coir::end_op(parent));
+      CHECK(parent.outcome() == fiber_outcome::returned);
+      coir::await(coir::end_op(child));
+      CHECK(child.outcome() == fiber_outcome::cancelled);
+    });
+  }
+}
+
 TEST_CASE("a cancellation by the destructor of a result that a restart drops wins over the restart") {
   coir::run([] {
     int runs = 0;

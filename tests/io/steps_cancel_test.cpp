@@ -8,9 +8,11 @@
 #include "fiber/until.hpp"
 
 #include <array>
+#include <chrono>
 #include <optional>
 #include <string>
 
+using namespace std::chrono_literals;
 using coir::abort_answer;
 using support::again;
 using support::moment;
@@ -396,5 +398,44 @@ TEST_CASE("what a stream has cancelled in the middle goes on there when it is aw
     stream.steps.clear();
     if (!seen.returned) wait(again(write));
     CHECK(stream.sunk == text);
+  });
+}
+
+TEST_CASE("a stream that cancels who waits for it among other things is asked to stop once, and all of them end") {
+  support::on_both_surfaces([](auto wait) {
+    for (const abort_answer answer : {abort_answer::now, abort_answer::later}) {
+      for (const when finishes : {when::at_once, when::told_at_once, when::later}) {
+        for (const bool limited : {false, true}) {
+          // Which of a select begins first is drawn.
+          for (int round = 0; round < 8; ++round) {
+            INFO("answer " << static_cast<int>(answer) << ", finishes " << static_cast<int>(finishes) << ", limited " << limited);
+            scripted_stream stream;
+            stream.answer = answer;
+            stream.steps = {{3, finishes}};
+            coir::cancel_scope scope;
+            stream.during = [&](moment what, unsigned) {
+              if (what == moment::starts) scope.cancel();
+            };
+            auto whom = coir::spawn([&] {
+              scope.run([&] {
+                if (limited) {
+                  wait(coir::move_on_after(1ms, coir::io::write_all(stream, text)));
+                } else {
+                  wait(coir::select(coir::io::write_all(stream, text), coir::sleep_until(coir::never)));
+                }
+                wait(coir::sleep_until(coir::never));
+              });
+            });
+            coir::await(coir::sleep_for(3ms));
+            CHECK(stream.aborts == (finishes == when::later ? 1 : 0));
+            CHECK(stream.waits() == (finishes == when::later && answer == abort_answer::later));
+            if (stream.waits()) stream.finish_stopped();
+            coir::await(whom.join());
+            CHECK(scope.caught());
+            CHECK(stream.started == 1);
+          }
+        }
+      }
+    }
   });
 }

@@ -13,6 +13,7 @@
 #include <optional>
 #include <stdexcept>
 #include <stop_token>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -364,5 +365,43 @@ TEST_CASE("what is due is done although a token may be stopped, and time stands 
       s.wait(limit.wait());
     }))));
     CHECK(support::now() == before);
+  });
+}
+
+TEST_CASE("a callback on a stop token cannot wait, by whomever it is called") {
+  coir::run([] {
+    for (const bool from_inside : {false, true}) {
+      auto outer = std::make_unique<coir::cancel_scope>();
+      std::string refusal;
+      unsigned told = 0;
+      auto child = coir::spawn([&] {
+        // Gone as soon as the child goes on.
+        auto middle = std::make_unique<coir::cancel_scope>();
+        auto inner = std::make_unique<coir::cancel_scope>();
+        const std::stop_callback last(middle->stop_token(), [&] { ++told; });
+        const std::stop_callback first(inner->stop_token(), [&] {
+          ++told;
+          try {
+            coir::await(coir::sleep_for(1ms));
+          } catch (const std::logic_error& error) {
+            refusal = error.what();
+          }
+        });
+        outer->run([&] {
+          middle->run([&] {
+            inner->run([&] {
+              if (from_inside) outer->cancel();
+              coir::await(for_ever());
+            });
+          });
+        });
+      });
+      coir::await(coir::yield());
+      if (!from_inside) outer->cancel();
+      CHECK(told == 2);
+      CHECK(refusal.find("callback on a stop token") != std::string::npos);
+      // It has its stack again.
+      coir::await(child.join());
+    }
   });
 }

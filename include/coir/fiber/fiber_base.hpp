@@ -150,6 +150,8 @@ class fiber_base : public waiter, private region {
   bool suspended() const noexcept { return suspended_; }
   bool has_stack() const noexcept { return stack_ != nullptr; }
   const stack* current_stack() const noexcept { return stack_; }
+  // Its body is a plain function.
+  bool runs_function() const noexcept { return body_kind().run != nullptr; }
   void waits_on_stack_at(place at) noexcept;
   // What runs is a function that was interjected, and not the body.
   bool is_visited() const noexcept;

@@ -103,7 +103,7 @@ class cancel_scope : private entered_region {
   // run() returned because the scope cut its body short.
   bool caught() const noexcept { return caught_; }
 
-  // A token that is stopped when the scope is cancelled. Callbacks on it run in the loop's thread.
+  // A token that is stopped when the scope is cancelled. Callbacks on it run in the loop's thread, and cannot wait.
   std::stop_token stop_token();
   // Cancels the scope when this token is stopped, by whatever thread: that one only posts to the loop. As long as
   // that may happen, fibers that wait are no deadlock. That nobody is left who could is seen when the loop goes to

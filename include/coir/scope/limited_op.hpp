@@ -68,7 +68,7 @@ class limited_op_base : public waiter, private timer_node {
   void begin(waiter& told) noexcept {
     told_ = &told;
     // An op with a name may be awaited again.
-    over_ = expired_ = stopped_ = false;
+    over_ = expired_ = stopped_ = asked_ = false;
   }
   // The op waits.
   void arm();
@@ -76,6 +76,12 @@ class limited_op_base : public waiter, private timer_node {
   // Its time was over before its end.
   bool expired() const noexcept { return expired_; }
   bool over() const noexcept { return over_; }
+  // Whoever waits wants it to stop: by then its time does not matter any more.
+  void be_asked() noexcept {
+    asked_ = true;
+    disarm();
+  }
+  bool asked() const noexcept { return asked_; }
   // It was stopped for it, with no effect.
   bool stopped() const noexcept { return stopped_; }
 
@@ -91,6 +97,7 @@ class limited_op_base : public waiter, private timer_node {
   bool over_ = false;  // the op has told
   bool expired_ = false;
   bool stopped_ = false;
+  bool asked_ = false;
 };
 
 template <op Op, class Ending>
@@ -105,14 +112,14 @@ class [[nodiscard("co_await it, or coir::await(it)")]] limited_op : public limit
   bool start(waiter& told) {
     begin(told);
     if (!what_.start(*this)) return false;
-    if (!over()) arm();
+    if (!over() && !asked()) arm();
     return true;
   }
   abort_answer abort() noexcept {
     // Its time was over, and it has been asked already.
     if (expired()) return abort_answer::later;
     const abort_answer answer = what_.abort();
-    disarm();
+    be_asked();
     return answer;
   }
   typename Ending::template result<value> take() {

@@ -274,6 +274,9 @@ class selecting : public select_base, protected Branches {
     this->each_from(first, [this](auto& branch) { return this->begin(branch); });
     // Before any of them is stopped, too: it may ask whether it still waits.
     if constexpr (Branches::meet_each_other) step_back();
+    // By what one of them did while it began, abort() has been called, and has answered for all.
+    if (asked_ && winner_ == nullptr) [[unlikely]]
+      return true;
     if (!HasOtherwise && winner_ == nullptr) [[likely]] {
       busy_ = false;
       return true;
@@ -384,7 +387,7 @@ class selecting : public select_base, protected Branches {
   }
 
  private:
-  // False: there is a winner, and nobody else begins.
+  // False: there is a winner, or all were asked to stop, and nobody else begins.
   template <class Branch>
   bool begin(Branch& branch) {
     branch.of_ = this;
@@ -392,7 +395,7 @@ class selecting : public select_base, protected Branches {
     ++left_;
     try {
       if (branch.what().start(branch)) [[likely]] {
-        if (winner_ != nullptr) [[unlikely]]
+        if (winner_ != nullptr || asked_) [[unlikely]]
           return false;
         if constexpr (Branches::meet_each_other && steps_aside<typename Branch::op_type>) branch.what().step_aside();
         return true;
