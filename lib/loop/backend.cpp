@@ -175,6 +175,30 @@ void backend::disinherit(descriptor_state& state) noexcept {
   });
 }
 
+int backend::told_of_reset(const request& what, int result) noexcept {
+  // Of others' descriptors nobody knows when the number is another's.
+  descriptor_state* const state = what.fd < 0 || what.closed_under() ? nullptr : descriptors_.find(what.fd);
+  if (state == nullptr || !state->owned) return result;
+  switch (what.kind) {
+    case request_kind::connect: state->reset = false; break;
+    case request_kind::read:
+    case request_kind::readv:
+    case request_kind::recv:
+    case request_kind::recv_multi:
+    case request_kind::recvmsg:
+      if (result == 0 && state->reset && (what.length != 0 || what.kind == request_kind::recv_multi)) {
+        result = -ECONNRESET;
+      }
+      [[fallthrough]];
+    case request_kind::write:
+    case request_kind::writev:
+    case request_kind::send:
+    case request_kind::sendmsg: state->reset |= result == -ECONNRESET; break;
+    default: break;
+  }
+  return result;
+}
+
 void backend::disown(int fd) noexcept {
   descriptor_state* const state = descriptors_.find(fd);
   if (state == nullptr) return;

@@ -235,7 +235,7 @@ template <bool Plain>
     result = coir::attempt(row, what);
   } while (result == -EINTR);
   // All was given or taken, which says nothing of what is left. Mostly so when writing.
-  if (result == static_cast<int>(what.length)) return result;
+  if (result == static_cast<int>(what.length)) return Plain || result != 0 ? result : told_of_reset(what, result);
   bool& ready = for_input<Plain>(what, row) ? state.readable : state.writable;
   if (result == -EAGAIN) {
     if (Plain || asks_direction(what)) ready = false;
@@ -245,6 +245,8 @@ template <bool Plain>
     // makes no further edge, which is why `ended` keeps both directions ready. Datagrams, terminals,
     // packets and passed descriptors end a read short with more behind it, and so does an urgent byte.
     ready = false;
+  } else if (result <= 0) [[unlikely]] {
+    return told_of_reset(what, result);
   }
   return result;
 }
@@ -266,6 +268,10 @@ template <bool Plain>
 [[gnu::always_inline]] inline bool epoll_backend::start_as(const request_row& row, request& what,
                                                            descriptor_state& state) {
   if (!Plain && may_block(what, row)) return start_blocking(what, state);
+  if (moves_nothing(what)) [[unlikely]] {
+    what.result = attempt<Plain>(row, what, state);
+    if (what.result != -EAGAIN) return false;
+  }
   const bool input = for_input<Plain>(what, row);
   const bool ready = !state.watched || (input ? state.readable : state.writable);
   if (!Plain && what.kind == request_kind::recv_multi) {
@@ -278,7 +284,9 @@ template <bool Plain>
     what.result = attempt<Plain>(row, what, state);
     if (what.result != -EAGAIN) return false;
   }
-  if (!state.watched && !begin_watching(what, state)) [[unlikely]]
+  // Of others' descriptors each time: whoever opened the number may have closed it since, and the kernel dropped the
+  // registration without a word.
+  if (!(state.watched && state.owned) && !begin_watching(what, state)) [[unlikely]]
     return false;
   arm(what, state);
   if (!Plain && row.multishot && (state.readable || state.ended)) serve_later(what.fd, state);

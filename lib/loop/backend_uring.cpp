@@ -94,6 +94,10 @@ constexpr int restart_last = 516;
 // The io-wq threads that the kernel may start for what it cannot do without blocking, per ring: enough
 // for file work, and far from filling the process table.
 constexpr unsigned worker_threads_max = 8;
+// ... and for what waits in a call and is no file: a blocking descriptor, or a receive on a socket with something in
+// its error queue, which the kernel takes for ready. Each holds one up as long as it waits, and who finds none is
+// never tried.
+constexpr unsigned waiting_threads_max = 1024;
 
 // So often what may be with a disk is asked to stop: more than the 128 times that the kernel tries a descriptor which
 // polls ready.
@@ -130,7 +134,8 @@ class uring_backend final : public backend {
       polls = 4,      // waits for readiness in place of an operation that answered EAGAIN
       lasting = 8,    // polls until there is an answer, whatever else it hears
       answered = 16,  // ... which has come, and is in the request's result
-      erred = 32,     // such a poll has told of an error before
+      erred = 32,     // such a poll has told of nothing but an error or a hang-up before
+      by_worker = 64,  // one of the kernel's workers does it, who may wait
     };
     std::uint8_t marks = 0;
     std::uint16_t cancels_in_vain = 0;
@@ -162,6 +167,7 @@ class uring_backend final : public backend {
   static void clear(io_uring_sqe& entry) noexcept;
   io_uring_sqe* next_entry_or_submit() noexcept;
   void fill(io_uring_sqe& entry, const request& what, slot& of) noexcept;
+  [[gnu::noinline]] static void fill_otherwise(io_uring_sqe& entry, const request& what, const slot& of) noexcept;
   [[gnu::noinline]] bool start_crowded(std::uint32_t number) noexcept;
   bool write_start(std::uint32_t number) noexcept;
   bool write_cancel(std::uint32_t number) noexcept;
@@ -175,6 +181,8 @@ class uring_backend final : public backend {
   bool work_flagged() const noexcept {
     return (relaxed(ring_.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
   }
+  // Completions did not fit in the queue, and wait in the kernel.
+  bool overflowed() const noexcept { return (relaxed(ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0; }
   void bind();
   void signal_to(int fd);
   void hear_again();
@@ -188,6 +196,7 @@ class uring_backend final : public backend {
   [[gnu::noinline]] bool goes_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept;
   bool ask_again(std::uint32_t number) noexcept;
   bool polls_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept;
+  void end_poll(std::uint32_t number, int result) noexcept;
 
   io_uring ring_;
   const setup_step& step_;
@@ -218,6 +227,13 @@ class uring_backend final : public backend {
 // Whether the steady clock is set off against the host's (time_namespaces(7)), by which io_uring reads absolute times
 // all the same (Linux 6.12 to 7.0). Where there is no /proc nobody knows, and hardly anybody has that.
 bool has_own_time() noexcept {
+  // The file below has the offsets of the children's namespace. Where that is another one, there is no telling.
+  std::array<char, 64> mine{}, of_children{};
+  if (::readlink("/proc/self/ns/time", mine.data(), mine.size()) > 0 &&
+      ::readlink("/proc/self/ns/time_for_children", of_children.data(), of_children.size()) > 0 &&
+      mine != of_children) {
+    return true;
+  }
   const unique_fd offsets(::open("/proc/self/timens_offsets", O_RDONLY | O_CLOEXEC));
   std::array<char, 256> text{};
   if (!offsets || ::read(offsets.get(), text.data(), text.size() - 1) <= 0) return false;
@@ -305,7 +321,7 @@ void uring_backend::bind() {
     enter_fd_ = ring_.enter_ring_fd;
     enter_flags_ |= IORING_ENTER_REGISTERED_RING;
   }
-  std::array<unsigned, 2> workers{worker_threads_max, worker_threads_max};
+  std::array<unsigned, 2> workers{worker_threads_max, waiting_threads_max};
   // A kernel that does not know the limit (before 5.15) keeps its own.
   static_cast<void>(io_uring_register_iowq_max_workers(&ring_, workers.data()));
 }
@@ -391,16 +407,24 @@ inline void uring_backend::clear([[maybe_unused]] io_uring_sqe& entry) noexcept 
 
 inline void uring_backend::fill(io_uring_sqe& entry, const request& what, slot& of) noexcept {
   of.turn = turn_;
-  const request_row& row = row_of(what.kind);
   const std::uint64_t data = user_data(slot_of(what), of.generation);
-  if (of.is(slot::lasting)) [[unlikely]] {
-    io_uring_prep_poll_multishot(&entry, what.fd, polled_for(what.fd, asked_of(what)));
-  } else if (of.is(slot::polls)) [[unlikely]] {
-    io_uring_prep_poll_add(&entry, what.fd, polled_for(what.fd, asked_of(what)));
+  if (of.is(slot::lasting | slot::polls | slot::by_worker)) [[unlikely]] {
+    fill_otherwise(entry, what, of);
   } else {
-    row.prepare(what, entry);
+    row_of(what.kind).prepare(what, entry);
   }
   entry.user_data = data;
+}
+
+void uring_backend::fill_otherwise(io_uring_sqe& entry, const request& what, const slot& of) noexcept {
+  if (of.is(slot::lasting)) {
+    io_uring_prep_poll_multishot(&entry, what.fd, polled_for(what.fd, asked_of(what)));
+  } else if (of.is(slot::polls)) {
+    io_uring_prep_poll_add(&entry, what.fd, polled_for(what.fd, asked_of(what)));
+  } else {
+    row_of(what.kind).prepare(what, entry);
+    entry.flags |= IOSQE_ASYNC;
+  }
 }
 
 bool uring_backend::write_start(std::uint32_t number) noexcept {
@@ -571,10 +595,14 @@ bool uring_backend::feed_chunks() {
 // cannot pass NO_IOWAIT, nor an absolute time. Returns its result or minus errno.
 int uring_backend::enter(unsigned wait_for, unsigned flags, instant deadline) noexcept {
   ++stats_.enters;
-  const unsigned count = unsent();
-  // Release: the kernel that sees the tail sees the entries below it.
-  __atomic_store_n(ring_.sq.ktail, ring_.sq.sqe_tail, __ATOMIC_RELEASE);
-  ring_.sq.sqe_head = ring_.sq.sqe_tail;
+  // Nothing new before what did not fit is out: until then the kernel ends each multishot with its first result, and
+  // polls that are answered at once, and asked for again, would keep it so for ever.
+  const unsigned count = overflowed() ? 0 : unsent();
+  if (count != 0) {
+    // Release: the kernel that sees the tail sees the entries below it.
+    __atomic_store_n(ring_.sq.ktail, ring_.sq.sqe_tail, __ATOMIC_RELEASE);
+    ring_.sq.sqe_head = ring_.sq.sqe_tail;
+  }
   flags |= enter_flags_;
   if (deadline == never) {
     return io_uring_enter2(static_cast<unsigned>(enter_fd_), count, wait_for, flags, nullptr,
@@ -655,13 +683,13 @@ std::size_t uring_backend::wait(instant deadline) {
     }
   }
   std::size_t count = reap();
-  // What did not fit in the queue waits in the kernel, which moves it there when it is asked.
-  if ((relaxed(ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0) {
+  // What did not fit in the queue is moved there when the kernel is asked.
+  if (overflowed()) {
     ++stats_.overflows;
     do {
       judge(enter(0, IORING_ENTER_GETEVENTS, never));
       count += reap();
-    } while ((relaxed(ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0);
+    } while (overflowed());
   }
   COIR_TRACE(trace_, trace::point::poll_leave, 0, count);
   return count;
@@ -733,8 +761,18 @@ bool uring_backend::is_asked_again(const request& what, const slot& of, int resu
   // A kernel that will not wait on a non-blocking descriptor: poll in its place. Not where readiness says
   // nothing about the next try.
   if (result == -EAGAIN) return row.readiness != 0 && !row.multishot && !row.always_tried;
+  // A path that the kernel has in its cache it opens without waiting: not a FIFO that nobody reads yet.
+  if (result == -ENXIO) {
+    return what.kind == request_kind::open && (what.flags & O_NONBLOCK) == 0 && !of.is(slot::by_worker);
+  }
   // Interrupted before it did anything.
   return result == -EINTR && what.kind != request_kind::connect && !row.multishot;
+}
+
+// What a try in the loop's thread cannot wait in, whatever the descriptor.
+bool is_message(request_kind kind) noexcept {
+  return kind == request_kind::recv || kind == request_kind::recvmsg || kind == request_kind::send ||
+         kind == request_kind::sendmsg;
 }
 
 // What was asked, of what a poll tells. Of a socket urgent data is looked for: whoever brings it ordinary data wakes
@@ -744,6 +782,15 @@ int answer_of(const request& what, short asked, int events) noexcept {
   if ((events & POLLPRI) == 0 || !is_socket(what.fd)) return events;
   pollfd one{what.fd, asked, 0};
   return ::poll(&one, 1, 0) < 0 ? events : one.revents;
+}
+
+// Once it has let go, the request is over with this result.
+void uring_backend::end_poll(std::uint32_t number, int result) noexcept {
+  slot& of = slots_[number];
+  of.what->result = result;
+  of.mark(slot::answered);
+  of.cancels_in_vain = 0;
+  if (!of.is(slot::owed_cancel)) cancel(number);
 }
 
 // A poll, or one in place of an operation. io_uring adds to each poll that a peer will send no more (POLLRDHUP), which
@@ -762,18 +809,25 @@ bool uring_backend::polls_on(std::uint32_t number, int& result, std::uint32_t fl
   if (result < 0) return false;
   const short asked = asked_of(what);
   int answer = answer_of(what, asked, result);
-  if (of.is(slot::polls) && answer == POLLERR && asked != 0) {
-    // A message in the error queue shows so until somebody takes it, and lets nobody write.
+  if (of.is(slot::polls) && answer != 0 && (answer & ~(POLLERR | POLLHUP)) == 0) {
+    // A message in the error queue shows so until somebody takes it, and a connection that is over does for ever,
+    // while others wait for something else. Once it has been tried in vain, only the poll that stays is asked.
     if (of.is(slot::erred)) answer = 0;
     of.mark(slot::erred);
+    if (answer == 0 && stays && !withdrawn(what) && is_message(what.kind)) {
+      // Behind the poll's back nothing gets lost: what comes after this is told anew.
+      const int tried = attempt(row_of(what.kind), what);
+      if (tried != -EAGAIN && tried != -EINTR) {
+        of.unmark(slot::polls);  // it is done, and not to be tried again
+        end_poll(number, tried);
+        return true;
+      }
+    }
   }
   if (answer != 0) {
     result = answer;
     if (!stays) return false;
-    what.result = answer;
-    of.mark(slot::answered);
-    of.cancels_in_vain = 0;
-    if (!of.is(slot::owed_cancel)) cancel(number);
+    end_poll(number, answer);
     return true;
   }
   if (stays) return true;
@@ -788,21 +842,29 @@ bool uring_backend::polls_on(std::uint32_t number, int& result, std::uint32_t fl
 // True: it is not over yet. `result` is made what the request's row would answer, see request.cpp.
 bool uring_backend::goes_on(std::uint32_t number, int& result, std::uint32_t flags) noexcept {
   slot& of = slots_[number];
-  const request& what = *of.what;
+  request& what = *of.what;
   // What a system call would have been restarted with; an open that is withdrawn answers so (Linux 6.18).
   if (result <= -restart_first && result >= -restart_last) result = -EINTR;
   // As close(2): the number is free all the same.
   if (result == -EINTR && what.kind == request_kind::close) result = 0;
-  if ((what.kind == request_kind::poll || of.is(slot::polls)) && polls_on(number, result, flags)) return true;
+  if ((what.kind == request_kind::poll || of.is(slot::polls | slot::answered)) && polls_on(number, result, flags)) {
+    return true;
+  }
   if (is_asked_again(what, of, result)) {
-    if (!withdrawn(*of.what)) {
+    if (!withdrawn(what)) {
       of.unmark(slot::polls | slot::lasting);
-      if (result == -EAGAIN) of.mark(slot::polls);
+      if (result == -ENXIO) of.mark(slot::by_worker);
+      if (result == -EAGAIN) {
+        of.mark(slot::polls);
+        what.expect_wait = false;  // when the poll has told, it is to be tried
+      }
       return ask_again(number);
     }
     result = -ECANCELED;
   }
+  if (result == -EINTR && withdrawn(what)) result = -ECANCELED;
   if (result == -EAGAIN && what.kind == request_kind::connect) result = -ECONNREFUSED;
+  result = told_of_reset(what, result);
   return false;
 }
 
@@ -825,7 +887,7 @@ inline void uring_backend::finish(std::uint32_t number, int result, std::uint32_
     deaf_ |= what.kind == request_kind::read || what.kind == request_kind::readv ||
              what.kind == request_kind::poll;
   }
-  if (result < 0 || of.marks != 0 || what.kind == request_kind::poll) [[unlikely]] {
+  if (result <= 0 || of.marks != 0 || what.kind == request_kind::poll) [[unlikely]] {
     if (goes_on(number, result, flags)) return;
   }
   if ((flags & IORING_CQE_F_BUFFER) != 0) {

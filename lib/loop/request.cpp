@@ -35,8 +35,13 @@ auto* address_of(const request& what) noexcept {
 constexpr int accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 
 // How long to wait is not the caller's to say here. io_uring would wait until all has come, or gone (MSG_WAITALL), which
-// no try without blocking does; and a receive that may not wait, and is to poll first, it would never try.
-int without_waits(int flags) noexcept { return flags & ~(MSG_WAITALL | MSG_DONTWAIT); }
+// no try without blocking does.
+int without_waits(int flags) noexcept { return flags & ~MSG_WAITALL; }
+
+// A receive that may not wait, and is to poll first, io_uring would never try.
+int receive_flags(const request& what) noexcept {
+  return without_waits(what.flags) & ~(what.expect_wait ? MSG_DONTWAIT : 0);
+}
 
 }  // namespace
 
@@ -46,7 +51,8 @@ int without_waits(int flags) noexcept { return flags & ~(MSG_WAITALL | MSG_DONTW
 // data only.
 // Sends do not wait in the kernel (MSG_DONTWAIT), but answer EAGAIN, and the backend polls: to a peer that has ended
 // its own direction the kernel takes the socket for writable all the time (POLLRDHUP), tries 128 times, and then has
-// one of its threads wait in the call, of which there are few.
+// one of its threads wait in the call. So it does with a receive where something is in the error queue, of which most
+// who receive messages (recvmsg) know; a plain receive may be told (MSG_DONTWAIT), because asking twice is dearer.
 constinit const request_row request_rows[request_kinds] = {
     {"read", POLLIN, true, false, false, blocking::at_an_offset,
      [](const request& r, io_uring_sqe& e) noexcept {
@@ -84,7 +90,7 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"recv", POLLIN, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_recv(&e, r.fd, r.address, r.length, without_waits(r.flags));
+       io_uring_prep_recv(&e, r.fd, r.address, r.length, receive_flags(r));
        if (r.expect_wait) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
      },
      [](request& r) noexcept -> ssize_t {
@@ -111,7 +117,7 @@ constinit const request_row request_rows[request_kinds] = {
     {"recvmsg", POLLIN, false, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
        io_uring_prep_recvmsg(&e, r.fd, static_cast<msghdr*>(r.address),
-                             static_cast<unsigned>(without_waits(r.flags)));
+                             static_cast<unsigned>(without_waits(r.flags)) | MSG_DONTWAIT);
      },
      [](request& r) noexcept -> ssize_t {
        return ::recvmsg(r.fd, static_cast<msghdr*>(r.address), r.flags | MSG_DONTWAIT);

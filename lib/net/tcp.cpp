@@ -222,12 +222,20 @@ void tcp_close_op::describe(std::string& text) const {
 
 namespace {
 
-descriptor non_blocking(loop& on, int fd) {
+// Closing may wait, by what somebody has set on the socket before.
+bool lingers(int fd) noexcept {
+  ::linger how{};
+  socklen_t size = sizeof how;
+  return ::getsockopt(fd, SOL_SOCKET, SO_LINGER, &how, &size) == 0 && how.l_onoff != 0 && how.l_linger > 0;
+}
+
+descriptor taken_over(loop& on, int fd) {
   descriptor owned(on, fd);
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
     throw_error(errno, fmt::format("making descriptor {} non-blocking", fd));
   }
+  if (lingers(fd)) on.lingers(fd);
   return owned;
 }
 
@@ -235,7 +243,7 @@ descriptor non_blocking(loop& on, int fd) {
 
 tcp_stream::tcp_stream(loop& on, descriptor socket) noexcept
     : loop_(&on), socket_(std::move(socket)) {}
-tcp_stream::tcp_stream(loop& on, int fd) : tcp_stream(on, non_blocking(on, fd)) {}
+tcp_stream::tcp_stream(loop& on, int fd) : tcp_stream(on, taken_over(on, fd)) {}
 tcp_stream::tcp_stream(tcp_stream&& other) noexcept = default;
 tcp_stream& tcp_stream::operator=(tcp_stream&& other) noexcept = default;
 tcp_stream::~tcp_stream() = default;
@@ -307,7 +315,7 @@ tcp_listener::tcp_listener(loop& on, const address& where, const tcp_listener_op
           options.streams_.lingers())) {}
 
 tcp_listener::tcp_listener(loop& on, int fd)
-    : acceptor_(new priv::acceptor(on, non_blocking(on, fd), false)) {}
+    : acceptor_(new priv::acceptor(on, taken_over(on, fd), lingers(fd))) {}
 
 tcp_listener::tcp_listener(tcp_listener&& other) noexcept = default;
 tcp_listener& tcp_listener::operator=(tcp_listener&& other) noexcept = default;

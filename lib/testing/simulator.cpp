@@ -157,7 +157,8 @@ bool sim_backend::do_start(request& what, descriptor_state& state) {
   if (what.kind == request_kind::recv_multi) chunks();
   const std::uint32_t number = next_number_++;
   pending of{.what = &what, .real = !world_.has(what)};
-  if (!is_multishot(what) && !waits_ahead(what, state) && world_.draws.chance(world_.options.at_once_)) {
+  const bool may_be_tried = !is_multishot(what) && !waits_ahead(what, state);
+  if (moves_nothing(what) || (may_be_tried && world_.draws.chance(world_.options.at_once_))) {
     what.result = attempt(of);
     if (what.result != -EAGAIN) {
       world_.note(number, what.result);
@@ -231,15 +232,19 @@ int sim_backend::attempt_real(request& what) {
 int sim_backend::attempt(pending& of) {
   request& what = *of.what;
   of.begun = true;
-  if (what.kind != request_kind::recv_multi) return of.real ? attempt_real(what) : world_.attempt(what);
+  if (what.kind != request_kind::recv_multi) {
+    const int result = of.real ? attempt_real(what) : world_.attempt(what);
+    return result > 0 ? result : told_of_reset(what, result);
+  }
   std::uint16_t number = 0;
   if (!chunks_->take(number)) return -ENOBUFS;
   what.address = chunks_->memory(number);
   what.length = static_cast<std::uint32_t>(chunks_->chunk_bytes());
   chunk_of(what) = number;
   const int result = of.real ? attempt_real(what) : world_.attempt(what);
-  if (result <= 0) chunks_->give_back(number);
-  return result;
+  if (result > 0) return result;
+  chunks_->give_back(number);
+  return told_of_reset(what, result);
 }
 
 void sim_backend::finish(std::uint32_t number, int result) {

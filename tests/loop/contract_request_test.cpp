@@ -185,6 +185,62 @@ TEST_CASE("hundreds of one kind on one descriptor are all over when they are wit
   });
 }
 
+TEST_CASE("what moves nothing waits for nothing") {
+  for (const bool owned : {false, true}) {
+    coir::loop loop;
+    support::fd_pair ends = support::socket_pair();
+    const int fd = ends[0].get();
+    if (owned) loop.adopt(ends[0].release());
+    support::fill(fd);
+    std::array<std::byte, 4> buffer;
+    // Others know that there is neither room nor data.
+    support::asked write(request::send(fd, support::bytes_of("more")));
+    support::asked read(request::recv(fd, buffer));
+    REQUIRE(loop.start(write.request));
+    REQUIRE(loop.start(read.request));
+    support::idle_turns(loop);
+    CHECK(support::finish(loop, request::send(fd, {})) == 0);
+    CHECK(support::finish(loop, request::write(fd, {})) == 0);
+    CHECK(support::finish(loop, request::read(fd, {})) == 0);
+    CHECK_FALSE(write.over());
+    CHECK_FALSE(read.over());
+    support::give_up(loop, write);
+    support::give_up(loop, read);
+    if (owned) loop.close_soon(fd);
+  }
+}
+
+TEST_CASE("who reads hears of a reset that somebody else was told of before, and of the end of what comes after it") {
+  coir::loop loop;
+  support::fd_pair ends = support::tcp_pair();
+  const int fd = ends[0].release();
+  loop.adopt(fd);
+  const linger at_once{1, 0};
+  REQUIRE(::setsockopt(ends[1].get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+  std::array<std::byte, 4> buffer;
+  support::asked read(request::recv(fd, buffer));
+  REQUIRE(loop.start(read.request));
+  support::idle_turns(loop);
+  ends[1].reset();
+  // The one error that the kernel has goes to whoever asks first.
+  const int sent = support::finish(loop, request::send(fd, support::bytes_of("x")));
+  CHECK((sent == -ECONNRESET || sent == -EPIPE));
+  support::run_until(loop, [&] { return read.over(); });
+  CHECK(read.seen.results == std::vector{-ECONNRESET});
+  CHECK(support::finish(loop, request::recv(fd, buffer)) == -ECONNRESET);
+  CHECK(support::finish(loop, request::recv(fd, {})) == 0);
+  // The socket connects anew, and its next end is an orderly one.
+  const sockaddr apart{AF_UNSPEC, {}};
+  REQUIRE(::connect(fd, &apart, sizeof apart) == 0);
+  const coir::unique_fd listener = support::tcp_listener();
+  const sockaddr_in where = support::own_address(listener.get());
+  REQUIRE(support::finish(loop, support::connect_to(fd, where)) == 0);
+  coir::unique_fd peer(::accept(listener.get(), nullptr, nullptr));
+  peer.reset();
+  CHECK(support::finish(loop, request::recv(fd, buffer)) == 0);
+  loop.close_soon(fd);
+}
+
 TEST_CASE("MSG_WAITALL is not heeded: what is there is the result") {
   coir::loop loop;
   const support::fd_pair ends = support::socket_pair();

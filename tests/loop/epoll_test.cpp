@@ -453,6 +453,33 @@ TEST_CASE("who waits on a number that was closed and made anew is told, and take
   CHECK(support::finish(loop, request::recv(number, buffer)) == 3);
 }
 
+TEST_CASE("who waits on a number of others' that was closed and opened anew under another's wait is told of what comes") {
+  coir::loop loop;
+  support::fd_pair ends = support::socket_pair();
+  const int number = ends[1].get();
+  std::array<std::byte, 4> buffer;
+  support::asked early(request::poll(number, POLLIN));
+  REQUIRE(loop.start(early.request));
+  loop.run_once();
+  const support::fd_pair others = support::socket_pair();
+  REQUIRE(::dup2(others[1].get(), number) == number);
+  // For the one direction and for the other.
+  support::fill(number);
+  support::asked late(request::recv(number, buffer));
+  support::asked write(request::send(number, support::bytes_of("x")));
+  REQUIRE(loop.start(late.request));
+  REQUIRE(loop.start(write.request));
+  support::idle_turns(loop);
+  REQUIRE_FALSE(late.over());
+  REQUIRE(::send(others[0].get(), "abc", 3, 0) == 3);
+  support::run_until(loop, [&] { return late.over(); });
+  CHECK(late.seen.results == std::vector{3});
+  support::drain(others[0].get());
+  support::run_until(loop, [&] { return write.over(); });
+  CHECK(write.seen.results == std::vector{1});
+  if (!early.over()) support::give_up(loop, early);
+}
+
 TEST_CASE("what is with the blocking hook is left alone when its descriptor becomes ready") {
   coir::loop loop(on_epoll());
   slow_hook hook(loop);

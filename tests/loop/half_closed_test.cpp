@@ -100,6 +100,24 @@ TEST_CASE("writes of all kinds to peers that send no more wait for room, and hol
   }
 }
 
+TEST_CASE("more of them than the queues hold wait quietly, too") {
+  coir::loop loop(coir::loop_options().submission_entries(8));
+  const std::string text(100, 'x');
+  const std::vector<half_closed> streams(100);
+  std::vector<std::unique_ptr<asked>> writes;
+  for (const half_closed& each : streams) {
+    writes.push_back(std::make_unique<asked>(request::send(each.near(), support::bytes_of(text))));
+    REQUIRE(loop.start(writes.back()->request));
+  }
+  CHECK(turns_of_quiet(loop) < 10 * streams.size());
+  for (std::size_t i = streams.size(); i > 0; --i) {
+    CHECK_FALSE(writes[i - 1]->over());
+    streams[i - 1].drain();
+    support::run_until(loop, [&] { return writes[i - 1]->over(); });
+    CHECK(writes[i - 1]->seen.results == std::vector{100});
+  }
+}
+
 TEST_CASE("a write to a peer that sends no more can be withdrawn at every moment") {
   const std::string text(100, 'x');
   for (int turns = 0; turns < 6; ++turns) {
@@ -199,6 +217,11 @@ TEST_CASE("a wait for what a file never has is refused, and asked for once") {
   coir::loop loop;
   asked urgent(request::poll(file.get(), POLLPRI));
   CHECK(support::finish(loop, urgent) < 0);
+  // By a receive that is to poll first, too.
+  std::array<std::byte, 8> bytes{};
+  asked message(request::recv(file.get(), bytes));
+  message.request.expect_wait = true;
+  CHECK(support::finish(loop, message) == -ENOTSOCK);
 }
 
 TEST_CASE("hints and flags that say how to wait change nothing of what is sent and received") {

@@ -26,8 +26,10 @@ TEST_CASE("run returns when nothing is left that could wake it") {
   loop.run();
   std::vector<int> order;
   ringer soon(order, 1);
-  loop.arm(soon, loop.time() + 1ms);
-  loop.post([&] { order.push_back(0); });
+  loop.post([&] {
+    order.push_back(0);
+    loop.arm(soon, loop.time() + 1ms);
+  });
   CHECK(loop.can_wake());
   loop.run();
   CHECK(order == std::vector{0, 1});

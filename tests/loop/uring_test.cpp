@@ -7,9 +7,11 @@
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 #include <bit>
 #include <chrono>
+#include <cstddef>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -141,6 +143,83 @@ TEST_CASE("a loop that ends gives up an open that waits, and it says that it was
     });
   }
   std::filesystem::remove(fifo);
+}
+
+TEST_CASE("an open for writing waits for who reads, in whatever cache its path is") {
+  if (without_uring()) return;
+  const std::string fifo = std::filesystem::temp_directory_path() / ("coir-fifo-w-" + std::to_string(::getpid()));
+  std::filesystem::remove(fifo);
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  coir::loop loop(on_uring());
+  support::asked opening(request::open(fifo.c_str(), O_WRONLY, 0));
+  REQUIRE(loop.start(opening.request));
+  support::idle_turns(loop, 10);
+  CHECK_FALSE(opening.over());
+  const coir::unique_fd reader(::open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  support::run_until(loop, [&] { return opening.over(); });
+  const coir::unique_fd made(opening.request.result);
+  CHECK(made);
+  // Who does not want to wait is refused.
+  const std::string lonely = fifo + "-alone";
+  REQUIRE(::mkfifo(lonely.c_str(), 0600) == 0);
+  CHECK(support::finish(loop, request::open(lonely.c_str(), O_WRONLY | O_NONBLOCK, 0)) == -ENXIO);
+  support::asked withdrawn(request::open(lonely.c_str(), O_WRONLY, 0));
+  REQUIRE(loop.start(withdrawn.request));
+  support::idle_turns(loop, 10);
+  CHECK(support::give_up(loop, withdrawn) == -ECANCELED);
+  std::filesystem::remove(fifo);
+  std::filesystem::remove(lonely);
+}
+
+TEST_CASE("a connect that waits in the kernel says that it was withdrawn") {
+  if (without_uring()) return;
+  sockaddr_un where{};
+  where.sun_family = AF_UNIX;
+  // In no file system.
+  const std::string name = "coir-full-" + std::to_string(::getpid());
+  name.copy(where.sun_path + 1, name.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  const auto* const generic = reinterpret_cast<const sockaddr*>(&where);
+  const coir::unique_fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  REQUIRE(::bind(listener.get(), generic, size) == 0);
+  REQUIRE(::listen(listener.get(), 0) == 0);
+  const coir::unique_fd first(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  REQUIRE(::connect(first.get(), generic, size) == 0);
+  const coir::unique_fd blocking(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  coir::loop loop(on_uring());
+  support::asked connects(request::connect(blocking.get(), generic, size));
+  REQUIRE(loop.start(connects.request));
+  support::idle_turns(loop, 10);
+  REQUIRE_FALSE(connects.over());
+  CHECK(support::give_up(loop, connects) == -ECANCELED);
+}
+
+TEST_CASE("more polls that are answered at once than the queues hold do not hold up a loop, with whatever flags") {
+  if (without_uring()) return;
+  for (const unsigned unknown : {0u, static_cast<unsigned>(IORING_SETUP_DEFER_TASKRUN)}) {
+    const other_kernel here(unknown);
+    coir::loop loop(on_uring().submission_entries(16));
+    std::vector<support::fd_pair> streams;
+    std::vector<std::unique_ptr<support::asked>> rooms;
+    for (int i = 0; i < 200; ++i) {
+      const support::fd_pair& ends = streams.emplace_back(support::socket_pair());
+      REQUIRE(::shutdown(ends[1].get(), SHUT_WR) == 0);
+      support::fill(ends[0].get());
+      rooms.push_back(std::make_unique<support::asked>(request::poll(ends[0].get(), POLLOUT)));
+      REQUIRE(loop.start(rooms.back()->request));
+    }
+    for (int i = 0; i < 5; ++i) {
+      bool posted = false;
+      loop.post([&] { posted = true; });
+      support::run_until(loop, [&] { return posted; });
+    }
+    for (std::size_t i = 0; i < rooms.size(); ++i) {
+      CHECK_FALSE(rooms[i]->over());
+      support::drain(streams[i][1].get());
+      support::run_until(loop, [&] { return rooms[i]->over(); });
+      CHECK(rooms[i]->seen.results == std::vector{POLLOUT});
+    }
+  }
 }
 
 TEST_CASE("a kernel that does not know a set-up flag gets a ring without it, and all works") {

@@ -39,6 +39,14 @@ TEST_CASE("an empty buffer is read into and written from at once") {
     wait(coir::io::write_all(far, "x"));
     CHECK(wait(near.read_some({})) == 0);
     CHECK(wait(coir::as_result(near.read_some({}))).value() == 0);
+    // With a writer that waits for room, too.
+    const std::string much(64 << 20, 'x');
+    auto writer = coir::spawn([&] { coir::await(coir::io::write_all(near, much)); }, coir::report_failure);
+    support::until([&] { return support::waiting(writer); });
+    support::let_turns_pass();
+    CHECK(wait(near.write_some({})) == 0);
+    writer.cancel();
+    coir::await(coir::end_op(writer));
     CHECK(support::read_text(wait, near) == "x");
     // In chunk mode too.
     static_cast<void>(near.chunks());
@@ -98,6 +106,36 @@ TEST_CASE("a reset is connection_reset: for a reader that waits, and for one tha
       support::reset(later.peer);
       CHECK(support::error_of([&] { support::read_text(wait, later.stream); }) ==
             std::errc::connection_reset);
+    });
+  });
+}
+
+TEST_CASE("a reset is connection_reset for a reader, whoever else waited before, or asks before") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      for (const bool waits : {true, false}) {
+        INFO((waits ? "a writer that waits" : "a writer that comes"));
+        auto ends = support::connected_to_raw();
+        const std::string much(waits ? 64 << 20 : 1, 'x');
+        const auto write = [&] { static_cast<void>(support::error_of([&] { wait(coir::io::write_all(ends.stream, much)); })); };
+        coir::fiber<void> writer;
+        if (waits) {
+          writer = coir::spawn(write);
+          support::until([&] { return support::waiting(writer); });
+          support::let_turns_pass();
+        }
+        std::error_code code;
+        auto reader = coir::spawn(
+            [&] { code = support::error_of([&] { support::read_text(wait, ends.stream); }); });
+        support::until([&] { return support::waiting(reader); });
+        support::let_turns_pass();
+        support::reset(ends.peer);
+        if (!waits) write();
+        coir::await(reader.join());
+        CHECK(code == std::errc::connection_reset);
+        if (waits) coir::await(writer.join());
+        CHECK(support::error_of([&] { support::read_text(wait, ends.stream); }) == std::errc::connection_reset);
+      }
     });
   });
 }

@@ -36,6 +36,7 @@ struct descriptor_state {
   bool owned = false;  // made by coir and closed by it: nobody else can reuse the number meanwhile
   bool closing = false;
   bool lingers = false;  // close(2) may block for it (SO_LINGER)
+  bool reset = false;    // somebody was told that the peer reset the connection
 
   // For a backend that works by readiness.
   bool watched = false;   // the kernel reports its edges
@@ -49,7 +50,7 @@ struct descriptor_state {
   void begin_life(bool ours) noexcept {
     ++generation;
     owned = ours;
-    closing = lingers = watched = readable = writable = ended = plain_tcp = false;
+    closing = lingers = reset = watched = readable = writable = ended = plain_tcp = false;
   }
 };
 
@@ -195,6 +196,16 @@ class backend {
   // The system call of a request, once: its result, or minus its errno. It waits only where the kernel cannot
   // say when it would not (files). The chunk of a recv_multi is in address and length.
   static int perform(request& what) noexcept;
+
+  // It need not wait for anybody. A receive of nothing waits for something to come.
+  static bool moves_nothing(const request& what) noexcept {
+    return what.length == 0 && (what.kind == request_kind::read || what.kind == request_kind::write ||
+                                what.kind == request_kind::send);
+  }
+
+  // What a result that is not above 0 says, where the kernel tells whoever asks first that the peer has reset the
+  // connection, and those who read behind that nothing but its end.
+  [[gnu::cold]] int told_of_reset(const request& what, int result) noexcept;
 
   // The private marks that backends leave on a request.
   static bool& withdrawn(request& what) noexcept { return what.withdrawn_; }

@@ -10,14 +10,16 @@
 //
 // Shape    a plain struct of 72 bytes that the caller owns. It may be moved until it is started and must
 //          stay, with its buffers, until it is over: until start() answered false, withdraw() answered
-//          now, or told->done() was called with armed() false. Pipes, terminals and listeners must be
-//          non-blocking (O_NONBLOCK): on epoll the call would hold up the loop.
+//          now, or told->done() was called with armed() false. What is no regular file must be
+//          non-blocking (O_NONBLOCK): on epoll the call would hold up the loop, on io_uring a thread of the kernel's.
+//          Only regular files take offsets: elsewhere epoll refuses them (-ESPIPE), and io_uring does not look.
 // Order    requests of one direction on one descriptor are served first come, first served on epoll.
 //          On io_uring the kernel decides: keep one in flight per direction where order matters.
 //          MSG_WAITALL is not heeded: a result may be less than asked.
 // Thread   the loop's.
 // Cancel   loop.withdraw(request).
-// Errors   result is what the system call returned, or minus its errno. A descriptor that is being
+// Errors   result is what the system call returned, or minus its errno. On a descriptor of the loop's a reset is
+//          -ECONNRESET for all who read, also where the kernel has told it to another. A descriptor that is being
 //          closed gives -EBADF at start; one that is closed while the request waits, -ECANCELED.
 // Cost     no allocation. io_uring: one submission entry, sent with all others of the turn. epoll: the
 //          system call at once, and again when the descriptor became ready.
@@ -73,6 +75,8 @@ class request : public list_node {
                        std::uint64_t offset = no_offset) noexcept;
   static request writev(int fd, const iovec* parts, unsigned count,
                         std::uint64_t offset = no_offset) noexcept;
+  // A socket with something in its error queue that nobody takes (IP_RECVERR, SO_TIMESTAMPING, MSG_ZEROCOPY) costs a
+  // thread of the kernel's while this waits, on io_uring; not with MSG_DONTWAIT, which changes nothing else.
   static request recv(int fd, std::span<std::byte> into, int flags = 0) noexcept {
     request what(request_kind::recv, fd, into.data(), into.size());
     what.flags = flags;
