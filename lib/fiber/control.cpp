@@ -214,8 +214,8 @@ void priv::throw_no_stack() {
   }
   if (current_fiber->runs_function()) {
     throw_misuse(
-        "a callback on a stop token waits, and what it is told of would be gone when it goes on: let it spawn something "
-        "that does");
+        "a callback on a stop token waits, and what it is told of would be gone when it goes on: let it spawn "
+        "something that does");
   }
   throw_misuse(
       "coir::await needs a stack, and this fiber runs a coroutine: write co_await there, or call the "

@@ -408,7 +408,8 @@ TEST_CASE("a stream that cancels who waits for it among other things is asked to
         for (const bool limited : {false, true}) {
           // Which of a select begins first is drawn.
           for (int round = 0; round < 8; ++round) {
-            INFO("answer " << static_cast<int>(answer) << ", finishes " << static_cast<int>(finishes) << ", limited " << limited);
+            INFO("answer " << static_cast<int>(answer) << ", finishes " << static_cast<int>(finishes) << ", limited "
+                           << limited);
             scripted_stream stream;
             stream.answer = answer;
             stream.steps = {{3, finishes}};

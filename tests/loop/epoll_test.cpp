@@ -453,7 +453,7 @@ TEST_CASE("who waits on a number that was closed and made anew is told, and take
   CHECK(support::finish(loop, request::recv(number, buffer)) == 3);
 }
 
-TEST_CASE("who waits on a number of others' that was closed and opened anew under another's wait is told of what comes") {
+TEST_CASE("who waits on a number that was closed and opened anew under another's wait is told of what comes") {
   coir::loop loop;
   support::fd_pair ends = support::socket_pair();
   const int number = ends[1].get();

@@ -117,7 +117,9 @@ TEST_CASE("a reset is connection_reset for a reader, whoever else waited before,
         INFO((waits ? "a writer that waits" : "a writer that comes"));
         auto ends = support::connected_to_raw();
         const std::string much(waits ? 64 << 20 : 1, 'x');
-        const auto write = [&] { static_cast<void>(support::error_of([&] { wait(coir::io::write_all(ends.stream, much)); })); };
+        const auto write = [&] {
+          static_cast<void>(support::error_of([&] { wait(coir::io::write_all(ends.stream, much)); }));
+        };
         coir::fiber<void> writer;
         if (waits) {
           writer = coir::spawn(write);
