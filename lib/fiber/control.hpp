@@ -6,6 +6,7 @@
 #include <coir/base/list.hpp>
 #include <coir/base/time.hpp>
 #include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/monitor.hpp>
 #include <coir/loop/timer_heap.hpp>
 
@@ -34,13 +35,20 @@ class fiber_control : public timer_node {
 // or its stack is about to be another's. Without a stack every wait says so, behind a shield too.
 class fiber_base::without_stack {
  public:
-  explicit without_stack(fiber_base& which) noexcept : which_(which), own_(std::exchange(which.stack_, nullptr)) {}
+  explicit without_stack(fiber_base& which) noexcept
+      : which_(which), own_(std::exchange(which.stack_, nullptr)), outer_(which.home_->hidden_) {
+    if (own_ != nullptr) which.home_->hidden_ = own_;
+  }
   without_stack(const without_stack&) = delete;
-  ~without_stack() { which_.stack_ = own_; }
+  ~without_stack() {
+    which_.stack_ = own_;
+    which_.home_->hidden_ = outer_;
+  }
 
  private:
   fiber_base& which_;
   stack* own_;
+  const stack* outer_;
 };
 
 }  // namespace coir

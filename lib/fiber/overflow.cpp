@@ -3,6 +3,7 @@
 #include <coir/base/config.hpp>
 #include <coir/base/error.hpp>
 #include <coir/fiber/fiber_base.hpp>
+#include <coir/fiber/fiber_home.hpp>
 #include <coir/fiber/stack.hpp>
 
 #include <fmt/format.h>
@@ -59,11 +60,17 @@ class alternate_stack {
 
 void give_alternate_stack() { thread_local const alternate_stack mine; }
 
-bool hit_guard(const void* address) noexcept {
+const stack* used_stack() noexcept {
   const fiber_base* const self = current_fiber;
-  if (self == nullptr || self->current_stack() == nullptr) return false;
+  if (self == nullptr) return nullptr;
+  return self->current_stack() != nullptr ? self->current_stack() : self->home().hidden_stack();
+}
+
+bool hit_guard(const void* address) noexcept {
+  const stack* const used = used_stack();
+  if (used == nullptr) return false;
   const auto* const at = static_cast<const std::byte*>(address);
-  const std::byte* const low = self->current_stack()->low();
+  const std::byte* const low = used->low();
   return at < low && at >= low - ::sysconf(_SC_PAGESIZE);
 }
 
@@ -76,7 +83,7 @@ void say_who() noexcept {
       text, sizeof text,
       "coir: stack overflow in fiber {}{}{}: all {} bytes of its stack are used; spawned at {}:{}. "
       "spawn_options::stack_bytes gives it more.\n",
-      self.id(), self.name().empty() ? "" : " ", self.name(), self.current_stack()->bytes(),
+      self.id(), self.name().empty() ? "" : " ", self.name(), used_stack()->bytes(),
       at.file_name(), at.line());
   static_cast<void>(
       ::write(STDERR_FILENO, text, std::min<std::size_t>(written.size, sizeof text)));

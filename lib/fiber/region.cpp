@@ -28,11 +28,6 @@ void region::spread(flag what) noexcept {
   if ((state_ & what) != 0) return;
   hooks due;
   mark(what, due);
-  if (due.first == nullptr) [[likely]]
-    return;
-  // Whoever is told must not wait: what is in the list may be gone when it goes on.
-  std::optional<fiber_base::without_stack> hidden;
-  if (current_fiber != nullptr) hidden.emplace(*current_fiber);
   while (due.first != nullptr) {
     entered_region& each = *due.first;
     due.first = each.next_told_;
@@ -81,6 +76,12 @@ void entered_region::enter_marked() noexcept {
   if (!shielded()) state_ |= parent_->state_ & (is_cancelled | winding_down);
   fiber_->update_interrupted();
   if (cancelled() || shutting_down()) tell();
+}
+
+void entered_region::call_hook() noexcept {
+  std::optional<fiber_base::without_stack> hidden;
+  if (current_fiber != nullptr) hidden.emplace(*current_fiber);
+  on_told_(*this);
 }
 
 void entered_region::set_limit(bool relative, duration from_parking, instant at) {

@@ -3,6 +3,7 @@
 #include "request_row.hpp"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -175,6 +176,30 @@ void backend::disinherit(descriptor_state& state) noexcept {
   });
 }
 
+namespace {
+
+// SOCK_STREAM and its like; below 0: no socket.
+int type_of(int fd) noexcept {
+  int type = -1;
+  socklen_t size = sizeof type;
+  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ? -1 : type;
+}
+
+}  // namespace
+
+bool backend::is_empty_move(const request& what) noexcept {
+  switch (what.kind) {
+    case request_kind::read: return true;
+    case request_kind::write:
+    case request_kind::send: {
+      // An empty message is one, and stands in line.
+      const int type = type_of(what.fd);
+      return type < 0 || type == SOCK_STREAM;
+    }
+    default: return false;
+  }
+}
+
 int backend::told_of_reset(const request& what, int result) noexcept {
   // Of others' descriptors nobody knows when the number is another's.
   descriptor_state* const state = what.fd < 0 || what.closed_under() ? nullptr : descriptors_.find(what.fd);
@@ -186,14 +211,19 @@ int backend::told_of_reset(const request& what, int result) noexcept {
     case request_kind::recv:
     case request_kind::recv_multi:
     case request_kind::recvmsg:
-      if (result == 0 && state->reset && (what.length != 0 || what.kind == request_kind::recv_multi)) {
+      // A message from the error queue has no bytes of the peer's.
+      if (result == 0 && state->reset && (what.flags & MSG_ERRQUEUE) == 0 &&
+          (what.length != 0 || what.kind == request_kind::recv_multi)) {
         result = -ECONNRESET;
       }
       [[fallthrough]];
     case request_kind::write:
     case request_kind::writev:
     case request_kind::send:
-    case request_kind::sendmsg: state->reset |= result == -ECONNRESET; break;
+    case request_kind::sendmsg:
+      // A socket for datagrams lives on, and an empty one is a message.
+      if (result == -ECONNRESET && type_of(what.fd) != SOCK_DGRAM) state->reset = true;
+      break;
     default: break;
   }
   return result;

@@ -136,6 +136,7 @@ class uring_backend final : public backend {
       answered = 16,  // ... which has come, and is in the request's result
       erred = 32,     // such a poll has told of nothing but an error or a hang-up before
       by_worker = 64,  // one of the kernel's workers does it, who may wait
+      no_hint = 128,   // it has been polled for: now it is to be tried
     };
     std::uint8_t marks = 0;
     std::uint16_t cancels_in_vain = 0;
@@ -184,6 +185,8 @@ class uring_backend final : public backend {
   // Completions did not fit in the queue, and wait in the kernel.
   bool overflowed() const noexcept { return (relaxed(ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0; }
   void bind();
+  void allow_workers() noexcept;
+  void give_worker_back(slot& of) noexcept;
   void signal_to(int fd);
   void hear_again();
   int enter(unsigned wait_for, unsigned flags, instant deadline) noexcept;
@@ -222,6 +225,7 @@ class uring_backend final : public backend {
   io_uring_buf_ring* chunk_ring_ = nullptr;
   std::size_t chunk_ring_bytes_ = 0;
   bool chunks_refused_ = false;
+  unsigned held_workers_ = 0;  // with opens that wait, each has one
 };
 
 // Whether the steady clock is set off against the host's (time_namespaces(7)), by which io_uring reads absolute times
@@ -321,9 +325,20 @@ void uring_backend::bind() {
     enter_fd_ = ring_.enter_ring_fd;
     enter_flags_ |= IORING_ENTER_REGISTERED_RING;
   }
-  std::array<unsigned, 2> workers{worker_threads_max, waiting_threads_max};
+  allow_workers();
+}
+
+// As many for files as ever, and those that are held up by what waits for a stranger.
+void uring_backend::allow_workers() noexcept {
+  std::array<unsigned, 2> workers{worker_threads_max + held_workers_, waiting_threads_max};
   // A kernel that does not know the limit (before 5.15) keeps its own.
   static_cast<void>(io_uring_register_iowq_max_workers(&ring_, workers.data()));
+}
+
+void uring_backend::give_worker_back(slot& of) noexcept {
+  of.unmark(slot::by_worker);
+  --held_workers_;
+  allow_workers();
 }
 
 // The ring's own descriptor will not do: with DEFER_TASKRUN a completion that still has to be worked off
@@ -408,7 +423,7 @@ inline void uring_backend::clear([[maybe_unused]] io_uring_sqe& entry) noexcept 
 inline void uring_backend::fill(io_uring_sqe& entry, const request& what, slot& of) noexcept {
   of.turn = turn_;
   const std::uint64_t data = user_data(slot_of(what), of.generation);
-  if (of.is(slot::lasting | slot::polls | slot::by_worker)) [[unlikely]] {
+  if (of.is(slot::lasting | slot::polls | slot::by_worker | slot::no_hint)) [[unlikely]] {
     fill_otherwise(entry, what, of);
   } else {
     row_of(what.kind).prepare(what, entry);
@@ -423,7 +438,10 @@ void uring_backend::fill_otherwise(io_uring_sqe& entry, const request& what, con
     io_uring_prep_poll_add(&entry, what.fd, polled_for(what.fd, asked_of(what)));
   } else {
     row_of(what.kind).prepare(what, entry);
-    entry.flags |= IOSQE_ASYNC;
+    if (of.is(slot::by_worker)) entry.flags |= IOSQE_ASYNC;
+    if (what.kind == request_kind::recv) {
+      entry.ioprio &= static_cast<std::uint16_t>(~IORING_RECVSEND_POLL_FIRST);
+    }
   }
 }
 
@@ -551,6 +569,7 @@ abort_answer uring_backend::do_withdraw(request& what, descriptor_state&) noexce
   if (mine.is(slot::owed_start)) {
     // The kernel has never heard of it. Its slot is freed when its turn in the queue comes.
     mine.unmark(slot::owed_start);
+    if (mine.is(slot::by_worker)) give_worker_back(mine);
     mine.what = nullptr;
     detach(what);
     return abort_answer::now;
@@ -769,12 +788,6 @@ bool uring_backend::is_asked_again(const request& what, const slot& of, int resu
   return result == -EINTR && what.kind != request_kind::connect && !row.multishot;
 }
 
-// What a try in the loop's thread cannot wait in, whatever the descriptor.
-bool is_message(request_kind kind) noexcept {
-  return kind == request_kind::recv || kind == request_kind::recvmsg || kind == request_kind::send ||
-         kind == request_kind::sendmsg;
-}
-
 // What was asked, of what a poll tells. Of a socket urgent data is looked for: whoever brings it ordinary data wakes
 // those who wait for urgent data up, too. Of files a look may take away what it shows.
 int answer_of(const request& what, short asked, int events) noexcept {
@@ -814,8 +827,8 @@ bool uring_backend::polls_on(std::uint32_t number, int& result, std::uint32_t fl
     // while others wait for something else. Once it has been tried in vain, only the poll that stays is asked.
     if (of.is(slot::erred)) answer = 0;
     of.mark(slot::erred);
-    if (answer == 0 && stays && !withdrawn(what) && is_message(what.kind)) {
-      // Behind the poll's back nothing gets lost: what comes after this is told anew.
+    if (answer == 0 && stays && !withdrawn(what)) {
+      // It cannot wait in the call: the kernel has answered EAGAIN. What comes behind it is told anew.
       const int tried = attempt(row_of(what.kind), what);
       if (tried != -EAGAIN && tried != -EINTR) {
         of.unmark(slot::polls);  // it is done, and not to be tried again
@@ -853,15 +866,19 @@ bool uring_backend::goes_on(std::uint32_t number, int& result, std::uint32_t fla
   if (is_asked_again(what, of, result)) {
     if (!withdrawn(what)) {
       of.unmark(slot::polls | slot::lasting);
-      if (result == -ENXIO) of.mark(slot::by_worker);
+      if (result == -ENXIO) {
+        of.mark(slot::by_worker);
+        ++held_workers_;
+        allow_workers();
+      }
       if (result == -EAGAIN) {
-        of.mark(slot::polls);
-        what.expect_wait = false;  // when the poll has told, it is to be tried
+        of.mark(slot::polls | slot::no_hint);
       }
       return ask_again(number);
     }
     result = -ECANCELED;
   }
+  if (of.is(slot::by_worker)) give_worker_back(of);
   if (result == -EINTR && withdrawn(what)) result = -ECANCELED;
   if (result == -EAGAIN && what.kind == request_kind::connect) result = -ECONNREFUSED;
   result = told_of_reset(what, result);

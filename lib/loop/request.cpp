@@ -34,14 +34,10 @@ auto* address_of(const request& what) noexcept {
 
 constexpr int accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 
-// How long to wait is not the caller's to say here. io_uring would wait until all has come, or gone (MSG_WAITALL), which
+// How long to wait is not the caller's to say here: io_uring would wait until all has come, or gone (MSG_WAITALL), which
 // no try without blocking does.
 int without_waits(int flags) noexcept { return flags & ~MSG_WAITALL; }
 
-// A receive that may not wait, and is to poll first, io_uring would never try.
-int receive_flags(const request& what) noexcept {
-  return without_waits(what.flags) & ~(what.expect_wait ? MSG_DONTWAIT : 0);
-}
 
 }  // namespace
 
@@ -90,8 +86,9 @@ constinit const request_row request_rows[request_kinds] = {
      }},
     {"recv", POLLIN, true, false, false, blocking::no,
      [](const request& r, io_uring_sqe& e) noexcept {
-       io_uring_prep_recv(&e, r.fd, r.address, r.length, receive_flags(r));
-       if (r.expect_wait) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
+       io_uring_prep_recv(&e, r.fd, r.address, r.length, without_waits(r.flags));
+       // What may not wait, and is to poll first, would never be tried.
+       if (r.expect_wait && (r.flags & MSG_DONTWAIT) == 0) e.ioprio |= IORING_RECVSEND_POLL_FIRST;
      },
      [](request& r) noexcept -> ssize_t {
        return ::recv(r.fd, r.address, r.length, r.flags | MSG_DONTWAIT);

@@ -14,7 +14,9 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <memory>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -214,4 +216,33 @@ TEST_CASE("a handler that the program installs during the run is left alone at i
     ::raise(SIGSEGV);
   });
   CHECK(ended.exit_code == 42);
+}
+
+TEST_CASE("a fiber that uses up its stack where it cannot wait is named all the same") {
+  const auto in_callback = in_child([] {
+    coir::run(
+        [] {
+          coir::cancel_scope scope;
+          const std::stop_callback told(scope.stop_token(), [] { overflow(); });
+          scope.cancel();
+        },
+        reporting());
+  });
+  const auto at_end = in_child([] {
+    coir::run(
+        [] {
+          struct diving {
+            ~diving() { overflow(); }
+          };
+          auto child = coir::spawn([last = std::make_unique<diving>()] { say_stack_bytes(); },
+                                   coir::spawn_options().name("diver"));
+          coir::await(child.join());
+        },
+        reporting());
+  });
+  CHECK(in_callback.signal == SIGSEGV);
+  CHECK(at_end.signal == SIGSEGV);
+  if (!reports) return;
+  CHECK_THAT(in_callback.text, Contains("stack overflow in fiber 1 main"));
+  CHECK_THAT(at_end.text, Contains("stack overflow in fiber 2 diver"));
 }

@@ -408,6 +408,7 @@ TEST_CASE("a stream that cancels who waits for it among other things is asked to
         for (const bool limited : {false, true}) {
           // Which of a select begins first is drawn.
           for (int round = 0; round < 8; ++round) {
+            coir::event others;
             INFO("answer " << static_cast<int>(answer) << ", finishes " << static_cast<int>(finishes) << ", limited "
                            << limited);
             scripted_stream stream;
@@ -422,7 +423,7 @@ TEST_CASE("a stream that cancels who waits for it among other things is asked to
                 if (limited) {
                   wait(coir::move_on_after(1ms, coir::io::write_all(stream, text)));
                 } else {
-                  wait(coir::select(coir::io::write_all(stream, text), coir::sleep_until(coir::never)));
+                  wait(coir::select(others.wait(), coir::io::write_all(stream, text), coir::sleep_until(coir::never)));
                 }
                 wait(coir::sleep_until(coir::never));
               });
@@ -434,6 +435,9 @@ TEST_CASE("a stream that cancels who waits for it among other things is asked to
             coir::await(whom.join());
             CHECK(scope.caught());
             CHECK(stream.started == 1);
+            // Who was first in line has left it, and it is known.
+            CHECK(others.stats().waiting == 0);
+            CHECK(others.stats().waited == others.stats().cancelled);
           }
         }
       }

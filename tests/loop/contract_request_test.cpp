@@ -2,6 +2,9 @@
 // lib/loop/request.cpp. What a kind does beyond this is in the file named after it.
 #include "loop/contract.hpp"
 
+#include <sys/un.h>
+#include <unistd.h>
+
 #include <limits>
 #include <memory>
 #include <string>
@@ -237,6 +240,46 @@ TEST_CASE("who reads hears of a reset that somebody else was told of before, and
   REQUIRE(support::finish(loop, support::connect_to(fd, where)) == 0);
   coir::unique_fd peer(::accept(listener.get(), nullptr, nullptr));
   peer.reset();
+  CHECK(support::finish(loop, request::recv(fd, buffer)) == 0);
+  loop.close_soon(fd);
+}
+
+TEST_CASE("an empty message is one: it comes behind those that wait, and is no end after a reset") {
+  coir::loop loop;
+  std::array<std::byte, 4096> buffer;
+  if (!support::on_uring(loop)) {
+    // There the kernel decides.
+    support::fd_pair ends = support::socket_pair(SOCK_SEQPACKET);
+    support::fill(ends[0].get());
+    support::asked first(request::send(ends[0].get(), support::bytes_of("abc")));
+    REQUIRE(loop.start(first.request));
+    support::idle_turns(loop);
+    support::drain(ends[1].get());
+    support::asked second(request::send(ends[0].get(), {}));
+    if (loop.start(second.request)) support::run_until(loop, [&] { return second.over(); });
+    CHECK(first.over());
+    CHECK(support::finish(loop, request::recv(ends[1].get(), buffer)) == 3);
+  }
+  // One that hears of a reset, and lives on: its peer drops what it has not read, and connects elsewhere.
+  support::fd_pair ends = support::socket_pair(SOCK_DGRAM);
+  const coir::unique_fd elsewhere(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const auto named_by_kernel = [](int fd, sockaddr_un& name) {
+    name.sun_family = AF_UNIX;
+    auto* const generic = reinterpret_cast<sockaddr*>(&name);
+    REQUIRE(::bind(fd, generic, sizeof name.sun_family) == 0);
+    socklen_t size = sizeof name;
+    REQUIRE(::getsockname(fd, generic, &size) == 0);
+    return size;
+  };
+  sockaddr_un there{}, here{};
+  const socklen_t there_bytes = named_by_kernel(elsewhere.get(), there);
+  const socklen_t here_bytes = named_by_kernel(ends[1].get(), here);
+  REQUIRE(::send(ends[1].get(), "unread", 6, 0) == 6);
+  REQUIRE(::connect(ends[0].get(), reinterpret_cast<const sockaddr*>(&there), there_bytes) == 0);
+  const int fd = ends[1].release();
+  loop.adopt(fd);
+  CHECK(support::finish(loop, request::recv(fd, buffer)) == -ECONNRESET);
+  REQUIRE(::sendto(ends[0].get(), "", 0, 0, reinterpret_cast<const sockaddr*>(&here), here_bytes) == 0);
   CHECK(support::finish(loop, request::recv(fd, buffer)) == 0);
   loop.close_soon(fd);
 }

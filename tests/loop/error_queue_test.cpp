@@ -65,17 +65,18 @@ std::uint64_t turns_of_quiet(coir::loop& loop) {
 }
 
 // The ways to receive something.
-enum class way { plain, never_in_the_kernel, poll_first, message };
-constexpr std::array ways{way::plain, way::never_in_the_kernel, way::poll_first, way::message};
+enum class way { plain, never_in_the_kernel, poll_first, both, message, read };
+constexpr std::array ways{way::plain, way::never_in_the_kernel, way::poll_first, way::both, way::message, way::read};
 
 struct receive {
   receive(const refused_socket& from, way how) {
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    const int flags = how == way::never_in_the_kernel ? MSG_DONTWAIT : 0;
+    const int flags = how == way::never_in_the_kernel || how == way::both ? MSG_DONTWAIT : 0;
     op = std::make_unique<asked>(how == way::message ? request::recvmsg(from.fd(), &message)
+                                 : how == way::read  ? request::read(from.fd(), bytes)
                                                      : request::recv(from.fd(), bytes, flags));
-    op->request.expect_wait = how == way::poll_first;
+    op->request.expect_wait = how == way::poll_first || how == way::both;
   }
   receive(receive&&) = delete;
 
@@ -172,4 +173,36 @@ TEST_CASE("who waits for the error queue takes what comes into it, after an erro
   socket.refuse_another();
   support::run_until(loop, [&] { return errors.over(); });
   CHECK(errors.seen.results == std::vector{1});
+}
+
+TEST_CASE("what is in the error queue of a connection that was reset is told, however little it is") {
+  coir::loop loop;
+  support::fd_pair ends = support::tcp_pair();
+  const int on = 1;
+  if (::setsockopt(ends[0].get(), SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) < 0) {
+    WARN("skipped: this kernel has no MSG_ZEROCOPY");
+    return;
+  }
+  const int fd = ends[0].release();
+  loop.adopt(fd);
+  REQUIRE(::send(fd, "x", 1, MSG_ZEROCOPY) == 1);
+  REQUIRE(support::drain(ends[1].get()) == 1);
+  pollfd sent{fd, 0, 0};
+  REQUIRE(::poll(&sent, 1, 5000) == 1);
+  const linger at_once{1, 0};
+  REQUIRE(::setsockopt(ends[1].get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+  ends[1].reset();
+  std::array<std::byte, 8> bytes{};
+  CHECK(support::finish(loop, request::recv(fd, bytes)) == -ECONNRESET);
+  // It says which buffers are free again, and has no bytes.
+  std::array<std::byte, 128> control{};
+  iovec part{bytes.data(), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  CHECK(support::finish(loop, request::recvmsg(fd, &message, MSG_ERRQUEUE)) == 0);
+  CHECK(message.msg_controllen > 0);
+  loop.close_soon(fd);
 }

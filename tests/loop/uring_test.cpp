@@ -5,6 +5,7 @@
 #include <linux/io_uring.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -165,10 +166,34 @@ TEST_CASE("an open for writing waits for who reads, in whatever cache its path i
   CHECK(support::finish(loop, request::open(lonely.c_str(), O_WRONLY | O_NONBLOCK, 0)) == -ENXIO);
   support::asked withdrawn(request::open(lonely.c_str(), O_WRONLY, 0));
   REQUIRE(loop.start(withdrawn.request));
-  support::idle_turns(loop, 10);
+  loop.run_for(10ms);
   CHECK(support::give_up(loop, withdrawn) == -ECANCELED);
   std::filesystem::remove(fifo);
   std::filesystem::remove(lonely);
+}
+
+TEST_CASE("opens that wait for a stranger hold up no work on files") {
+  if (without_uring()) return;
+  const std::string fifo = std::filesystem::temp_directory_path() / ("coir-fifos-" + std::to_string(::getpid()));
+  std::filesystem::remove(fifo);
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  const coir::unique_fd file(::memfd_create("file", MFD_CLOEXEC));
+  coir::loop loop(on_uring());
+  for (int round = 0; round < 2; ++round) {
+    // More than the kernel has threads for files.
+    std::vector<std::unique_ptr<support::asked>> opens;
+    for (int i = 0; i < 12; ++i) {
+      opens.push_back(std::make_unique<support::asked>(request::open(fifo.c_str(), O_WRONLY, 0)));
+      REQUIRE(loop.start(opens.back()->request));
+    }
+    loop.run_for(10ms);
+    for (int i = 0; i < 3; ++i) CHECK(support::finish(loop, request::fsync(file.get())) == 0);
+    for (const auto& each : opens) {
+      CHECK_FALSE(each->over());
+      CHECK(support::give_up(loop, *each) == -ECANCELED);
+    }
+  }
+  std::filesystem::remove(fifo);
 }
 
 TEST_CASE("a connect that waits in the kernel says that it was withdrawn") {
@@ -189,7 +214,8 @@ TEST_CASE("a connect that waits in the kernel says that it was withdrawn") {
   coir::loop loop(on_uring());
   support::asked connects(request::connect(blocking.get(), generic, size));
   REQUIRE(loop.start(connects.request));
-  support::idle_turns(loop, 10);
+  // Time for it to come so far.
+  loop.run_for(10ms);
   REQUIRE_FALSE(connects.over());
   CHECK(support::give_up(loop, connects) == -ECANCELED);
 }

@@ -405,3 +405,32 @@ TEST_CASE("a callback on a stop token cannot wait, by whomever it is called") {
     }
   });
 }
+
+TEST_CASE("a callback on a stop token cannot wait before its scope is entered, or while it is") {
+  coir::run([] {
+    const auto refused = [](auto&& cancel) {
+      coir::cancel_scope scope;
+      std::string refusal;
+      const std::stop_callback told(scope.stop_token(), [&] {
+        try {
+          coir::cancel_scope shield;
+          shield.shield();
+          shield.run([] { coir::await(coir::sleep_for(1ms)); });
+        } catch (const std::logic_error& error) {
+          refusal = error.what();
+        }
+      });
+      cancel(scope);
+      return refusal.find("callback on a stop token") != std::string::npos;
+    };
+    CHECK(refused([](coir::cancel_scope& scope) { scope.cancel(); }));
+    CHECK(refused([](coir::cancel_scope& scope) {
+      coir::cancel_scope around;
+      around.run([&] {
+        around.cancel();
+        scope.run([] {});
+      });
+    }));
+    coir::await(coir::sleep_for(1ms));
+  });
+}

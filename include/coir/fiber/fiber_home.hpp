@@ -73,6 +73,8 @@ class fiber_home final : public ready_hook {
   }
   std::uint64_t alive() const noexcept { return next_id_ - 1 - ended_; }
   void on_failure(failure_handler handler) { on_failure_ = std::move(handler); }
+  // Where what must not wait runs, whose fiber has no stack meanwhile; null: nowhere.
+  const stack* hidden_stack() const noexcept { return hidden_ != nullptr ? hidden_ : leaving_; }
   // Must outlive the home; null: first ready, first run.
   void arrange(ready_order* order) noexcept { order_ = order; }
 
@@ -216,6 +218,7 @@ class fiber_home final : public ready_hook {
   std::uint32_t turn_ms_ = 0;  // the turn's time in milliseconds since the epoch, modulo 2^32
   void* main_context_ = nullptr;  // where the thread's own stack is, while a fiber's runs
   stack* leaving_ = nullptr;      // a fiber ends on it: it is not to be had yet
+  const stack* hidden_ = nullptr;  // ... or runs on it what must not wait, and so does without
 
   loop* loop_;
   std::uint64_t drawn_ = 0;

@@ -180,8 +180,11 @@ class entered_region : public region, private timer_node {
   // It is about to be marked with `what`.
   void queue_hook(flag what, hooks& due) noexcept;
   void tell() noexcept {
-    if (on_told_ != nullptr) on_told_(*this);
+    if (on_told_ != nullptr) [[unlikely]]
+      call_hook();
   }
+  // It must not wait: whoever tells goes on with regions that may be gone by then.
+  void call_hook() noexcept;
 
   bool was_entered_ = false;
   bool expired_ = false;

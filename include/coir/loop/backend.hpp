@@ -198,10 +198,7 @@ class backend {
   static int perform(request& what) noexcept;
 
   // It need not wait for anybody. A receive of nothing waits for something to come.
-  static bool moves_nothing(const request& what) noexcept {
-    return what.length == 0 && (what.kind == request_kind::read || what.kind == request_kind::write ||
-                                what.kind == request_kind::send);
-  }
+  static bool moves_nothing(const request& what) noexcept { return what.length == 0 && is_empty_move(what); }
 
   // What a result that is not above 0 says, where the kernel tells whoever asks first that the peer has reset the
   // connection, and those who read behind that nothing but its end.
@@ -241,6 +238,7 @@ class backend {
   void dismiss_blocking() noexcept {
     if (blocking_.gone != nullptr) blocking_.gone(blocking_.self);
   }
+  [[gnu::cold]] static bool is_empty_move(const request& what) noexcept;
   bool begin(request& what);
   bool begin_otherwise(request& what);
   [[gnu::noinline]] bool begin_traced(request& what);

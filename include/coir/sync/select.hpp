@@ -292,6 +292,10 @@ class selecting : public select_base, protected Branches {
     // With a winner, and with `otherwise`, all were asked before.
     if (winner_ != nullptr || asked_) return abort_answer::later;
     asked_ = true;
+    // By what one of them does while it begins: the others stand aside still.
+    if constexpr (Branches::meet_each_other) {
+      if (busy_) step_back();
+    }
     stop_all();
     if (left_ != 0) return abort_answer::later;
     if (!mixed_) return abort_answer::now;
