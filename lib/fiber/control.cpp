@@ -203,6 +203,14 @@ void fiber_base::meet_interruption() {
   if (is_interrupted()) throw_interruption(coir::cancelled());
 }
 
+void fiber_base::meet_visits() noexcept {
+  if ((control_ & with_visits) != 0) run_visits();
+}
+
+void fiber_base::hurry_rest() noexcept {
+  if (const cold* const mine = cold_part(); mine != nullptr && mine->interrupt != nullptr) abort_wait();
+}
+
 void priv::throw_no_stack() {
   if (current_fiber->is_visited()) {
     throw_misuse("an interjected function waits, and its fiber waits already: let it spawn something that does");
@@ -267,7 +275,13 @@ void fiber_base::move_children_to(region& where) {
     }
   }
   for (region* each = &innermost_region();; each = each->parent_) {
-    while (each != &where && !each->empty()) each->first_child()->move_to(where);
+    // One that is dead is about to leave by itself, and tells of its end just now.
+    const auto first_alive = [&] {
+      fiber_base* child = each->first_child();
+      while (child != nullptr && child->phase_ == phase::dead) child = child->next_sibling();
+      return child;
+    };
+    while (fiber_base* const child = each == &where ? nullptr : first_alive()) child->move_to(where);
     if (each->is_body()) return;
   }
 }

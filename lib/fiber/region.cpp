@@ -87,7 +87,8 @@ void entered_region::call_hook() noexcept {
 void entered_region::set_limit(bool relative, duration from_parking, instant at) {
   if (fiber_ != nullptr && !expired_) {
     loop& on = fiber_->home().on();
-    if (fiber_ == current_fiber && !armed()) {
+    const bool runs = fiber_ == current_fiber && fiber_->phase_ != fiber_base::phase::waiting;
+    if (runs && !armed()) {
       fiber_->flags_ |= fiber_base::with_limit;
     } else {
       // Its fiber is parked, or the timer was armed when it was.

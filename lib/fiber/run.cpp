@@ -99,18 +99,17 @@ void runner::run_until_dead(const handle_base& whom) {
   watch end(loop_);
   end_op joined(whom);
   if (!joined.start(end)) return;
+  // What a post or a timer throws, say. The fiber ends with the scheduler, when nobody listens any more.
+  struct not_any_more {
+    end_op& joined;
+    ~not_any_more() { joined.abort(); }
+  };
+  const not_any_more listening{joined};
   std::string report;
   while (!end.done()) {
-    try {
-      loop_.run();
-    } catch (...) {
-      // Of a post or a timer. The fiber ends with the scheduler, when nobody listens any more.
-      joined.abort();
-      throw;
-    }
+    loop_.run();
     if (end.done()) break;
-    if (loop_.can_wake() || fibers_.home().has_ready()) {
-      // Somebody called stop().
+    if (loop_.was_stopped() || loop_.can_wake() || fibers_.home().has_ready()) {
       whom.cancel();
       continue;
     }

@@ -222,7 +222,10 @@ bool fiber_home::start_or_end(fiber_base& which) noexcept {
     } else {
       which.outcome_ = fiber_outcome::cancelled;
     }
-    end(which);
+    // What was interjected may have spawned its children.
+    current_fiber = &which;
+    which.phase_ = fiber_base::phase::over;
+    body_over(which);
     return false;
   }
   which.phase_ = fiber_base::phase::active;
@@ -314,12 +317,14 @@ void fiber_home::end(fiber_base& which) noexcept {
 
   region& where = *which.region::parent();
   where.remove(which);
-  if (which.outcome_ == fiber_outcome::failed && !handled) [[unlikely]]
-    pass_failure(which, where);
+  // Before a failure handler runs, which may move what is left there away: then that is who puts the owner here.
   if (where.is_body()) {
     fiber_base& owner = *where.fiber();
     if (owner.phase_ == fiber_base::phase::over && where.empty()) ready_.push(owner);
-  } else if (where.fiber() != nullptr) {
+  }
+  if (which.outcome_ == fiber_outcome::failed && !handled) [[unlikely]]
+    pass_failure(which, where);
+  if (!where.is_body() && where.fiber() != nullptr) {
     static_cast<entered_region&>(where).child_ended(which.outcome_ == fiber_outcome::cancelled);
   }
   which.release();

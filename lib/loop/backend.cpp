@@ -3,6 +3,8 @@
 #include "request_row.hpp"
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,18 +15,15 @@ namespace coir {
 
 namespace {
 
-// A lingering descriptor that was handed to the loop: nobody waits for it, and the loop must not block.
-class detached_close : public waiter {
- public:
-  explicit detached_close(int fd) noexcept : waiter(kind), what(request::close(fd)) {
-    what.told = this;
-  }
-  request what;
-
- private:
-  static void finished(waiter& self) noexcept { delete static_cast<detached_close*>(&self); }
-  static constexpr waiter_kind kind{finished};
-};
+// Nobody hears when it has sent everything, and then close(2) would only wait: the kernel goes on sending all the same,
+// as it does when the time is over. A linger of 0 is another thing, a reset.
+void stop_lingering(int fd) noexcept {
+  ::linger how{};
+  socklen_t size = sizeof how;
+  if (::getsockopt(fd, SOL_SOCKET, SO_LINGER, &how, &size) < 0 || how.l_onoff == 0 || how.l_linger == 0) return;
+  how.l_onoff = how.l_linger = 0;
+  ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, size);
+}
 
 bool run_here(void*, request& what, int (*work)(request&)) {
   what.result = work(what);
@@ -185,6 +184,25 @@ int type_of(int fd) noexcept {
   return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ? -1 : type;
 }
 
+// An error with which a connection is over, and which the kernel tells once.
+bool ends_connection(int fd, int error) noexcept {
+  switch (error) {
+    case ECONNRESET:
+      // A socket for datagrams lives on, and an empty one is a message.
+      return type_of(fd) != SOCK_DGRAM;
+    case ETIMEDOUT:
+    case ECONNABORTED:
+    case EHOSTUNREACH:
+    case ENETUNREACH: {
+      // Not one that only tells what a router said.
+      tcp_info now{};
+      socklen_t size = sizeof now;
+      return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &now, &size) == 0 && now.tcpi_state == TCP_CLOSE;
+    }
+    default: return false;
+  }
+}
+
 }  // namespace
 
 bool backend::is_empty_move(const request& what) noexcept {
@@ -200,29 +218,28 @@ bool backend::is_empty_move(const request& what) noexcept {
   }
 }
 
-int backend::told_of_reset(const request& what, int result) noexcept {
+int backend::lasting_failure(const request& what, int result) noexcept {
   // Of others' descriptors nobody knows when the number is another's.
   descriptor_state* const state = what.fd < 0 || what.closed_under() ? nullptr : descriptors_.find(what.fd);
   if (state == nullptr || !state->owned) return result;
   switch (what.kind) {
-    case request_kind::connect: state->reset = false; break;
+    case request_kind::connect: state->broken = 0; break;
     case request_kind::read:
     case request_kind::readv:
     case request_kind::recv:
     case request_kind::recv_multi:
     case request_kind::recvmsg:
       // A message from the error queue has no bytes of the peer's.
-      if (result == 0 && state->reset && (what.flags & MSG_ERRQUEUE) == 0 &&
+      if (result == 0 && state->broken != 0 && (what.flags & MSG_ERRQUEUE) == 0 &&
           (what.length != 0 || what.kind == request_kind::recv_multi)) {
-        result = -ECONNRESET;
+        return state->broken;
       }
       [[fallthrough]];
     case request_kind::write:
     case request_kind::writev:
     case request_kind::send:
     case request_kind::sendmsg:
-      // A socket for datagrams lives on, and an empty one is a message.
-      if (result == -ECONNRESET && type_of(what.fd) != SOCK_DGRAM) state->reset = true;
+      if (result < 0 && ends_connection(what.fd, -result)) state->broken = result;
       break;
     default: break;
   }
@@ -258,21 +275,14 @@ bool backend::finish_close(int fd, descriptor_state& state, request* closer) noe
   forget(fd, state);
   const bool lingers = state.lingers;
   state.begin_life(false);
-  if (lingers) {
-    detached_close* const detached =
-        closer == nullptr ? new (std::nothrow) detached_close(fd) : nullptr;
-    if (detached != nullptr) closer = &detached->what;
-    if (closer != nullptr) {
-      if (closer->armed_) leave(*closer);
-      try {
-        const bool in_flight = do_start(*closer, apart_);
-        if (!in_flight) delete detached;
-        return !in_flight;
-      } catch (const std::bad_alloc&) {
-        // Rather hold up the loop than leave it open.
-        if (detached != nullptr) closer = nullptr;
-        delete detached;
-      }
+  if (lingers && closer == nullptr) {
+    stop_lingering(fd);
+  } else if (lingers) {
+    if (closer->armed_) leave(*closer);
+    try {
+      return !do_start(*closer, apart_);
+    } catch (const std::bad_alloc&) {
+      // Rather hold up the loop than leave it open.
     }
   }
   request last = request::close(fd);

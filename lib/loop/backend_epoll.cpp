@@ -235,7 +235,7 @@ template <bool Plain>
     result = coir::attempt(row, what);
   } while (result == -EINTR);
   // All was given or taken, which says nothing of what is left. Mostly so when writing.
-  if (result == static_cast<int>(what.length)) return Plain || result != 0 ? result : told_of_reset(what, result);
+  if (result == static_cast<int>(what.length)) return Plain || result != 0 ? result : lasting_failure(what, result);
   bool& ready = for_input<Plain>(what, row) ? state.readable : state.writable;
   if (result == -EAGAIN) {
     if (Plain || asks_direction(what)) ready = false;
@@ -246,7 +246,7 @@ template <bool Plain>
     // packets and passed descriptors end a read short with more behind it, and so does an urgent byte.
     ready = false;
   } else if (result <= 0) [[unlikely]] {
-    return told_of_reset(what, result);
+    return lasting_failure(what, result);
   }
   return result;
 }

@@ -881,7 +881,7 @@ bool uring_backend::goes_on(std::uint32_t number, int& result, std::uint32_t fla
   if (of.is(slot::by_worker)) give_worker_back(of);
   if (result == -EINTR && withdrawn(what)) result = -ECANCELED;
   if (result == -EAGAIN && what.kind == request_kind::connect) result = -ECONNREFUSED;
-  result = told_of_reset(what, result);
+  result = lasting_failure(what, result);
   return false;
 }
 

@@ -241,6 +241,7 @@ void loop::run() {
     turn(can_wake() ? never : instant::min());
   } while (!inbox_.stop_requested() &&
            (can_wake() || (fibers_ != nullptr && fibers_->has_ready())));
+  was_stopped_ = inbox_.stop_requested();
   inbox_.clear_stop();
 }
 

@@ -23,6 +23,16 @@ using priv::set_option;
 
 // --- options ---
 
+namespace {
+
+// What does not fit is the longest there is, or less than no time, which the kernel may refuse.
+int as_int(std::chrono::seconds time) noexcept {
+  using limits = std::numeric_limits<int>;
+  return static_cast<int>(std::clamp<std::chrono::seconds::rep>(time.count(), limits::min(), limits::max()));
+}
+
+}  // namespace
+
 void tcp_options::apply(const descriptor& to) const {
   set_on(to.get());
   if (lingers()) to.on().lingers(to.get());
@@ -32,14 +42,12 @@ void tcp_options::set_on(int fd) const {
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, no_delay_ ? 1 : 0, "TCP_NODELAY");
   if (keep_alive_) {
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE");
-    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, static_cast<int>(keep_idle_.count()), "TCP_KEEPIDLE");
-    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, static_cast<int>(keep_interval_.count()),
-               "TCP_KEEPINTVL");
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, as_int(keep_idle_), "TCP_KEEPIDLE");
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, as_int(keep_interval_), "TCP_KEEPINTVL");
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, keep_probes_, "TCP_KEEPCNT");
   }
   if (linger_) {
-    constexpr std::chrono::seconds longest(std::numeric_limits<int>::max());
-    const struct ::linger wanted{1, static_cast<int>(std::min(*linger_, longest).count())};
+    const struct ::linger wanted{1, as_int(*linger_)};
     if (::setsockopt(fd, SOL_SOCKET, SO_LINGER, &wanted, sizeof wanted) < 0) {
       throw_error(errno, fmt::format("setting SO_LINGER to {} s on descriptor {}",
                                      linger_->count(), fd));

@@ -234,7 +234,7 @@ int sim_backend::attempt(pending& of) {
   of.begun = true;
   if (what.kind != request_kind::recv_multi) {
     const int result = of.real ? attempt_real(what) : world_.attempt(what);
-    return result > 0 ? result : told_of_reset(what, result);
+    return result > 0 ? result : lasting_failure(what, result);
   }
   std::uint16_t number = 0;
   if (!chunks_->take(number)) return -ENOBUFS;
@@ -244,7 +244,7 @@ int sim_backend::attempt(pending& of) {
   const int result = of.real ? attempt_real(what) : world_.attempt(what);
   if (result > 0) return result;
   chunks_->give_back(number);
-  return told_of_reset(what, result);
+  return lasting_failure(what, result);
 }
 
 void sim_backend::finish(std::uint32_t number, int result) {

@@ -423,3 +423,35 @@ TEST_CASE("a failure handler is no part of the fiber that failed: it cannot spaw
       }));
   CHECK(refused);
 }
+
+TEST_CASE("a failure handler may move the last sibling away: the parent ends once") {
+  coir::fiber<void> survivor;
+  coir::run(
+      [&] {
+        auto parent = coir::spawn([&] {
+          coir::spawn(
+              [] {
+                try {
+                  coir::await(coir::sleep_until(coir::never));
+                } catch (const coir::cancelled&) {
+                  throw std::runtime_error("instead");
+                }
+              },
+              coir::report_failure);
+          survivor = coir::spawn([] {
+            coir::cancel_scope longer;
+            longer.shield();
+            longer.run([] { coir::await(coir::sleep_for(std::chrono::milliseconds(2))); });
+          });
+          coir::await(coir::yield());
+        });
+        coir::await(coir::end_op(parent));
+        CHECK(parent.outcome() == fiber_outcome::returned);
+        for (int i = 0; i < 10; ++i) {
+          auto other = coir::spawn([] {});
+          coir::await(other.join());
+        }
+        coir::await(coir::end_op(survivor));
+      },
+      coir::run_options().on_failure([&](const coir::fiber_base&, auto) { survivor.detach(); }));
+}

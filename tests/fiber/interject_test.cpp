@@ -329,3 +329,33 @@ TEST_CASE("an empty function is a logic_error") {
     coir::await(child.join());
   });
 }
+
+TEST_CASE("what is interjected into a fiber that has not begun may spawn its children, and end it") {
+  for (const bool by_throwing : {true, false}) {
+    coir::run([&] {
+      auto whom = coir::spawn([] { FAIL("it runs"); });
+      coir::fiber<void> child;
+      whom.interject([&] {
+        child = coir::spawn([] { coir::await(coir::sleep_until(coir::never)); });
+        if (by_throwing) throw std::runtime_error("given");
+      });
+      if (!by_throwing) whom.interrupt(std::make_exception_ptr(std::runtime_error("given")));
+      CHECK_THROWS_WITH(coir::await(whom.join()), "given");
+      CHECK(child.outcome() == fiber_outcome::cancelled);
+    });
+  }
+}
+
+TEST_CASE("a limit in time that is interjected counts from now, because its fiber is parked") {
+  support::jumping([] {
+    coir::cancel_scope scope;
+    hand hold;
+    auto child = coir::spawn([&] { return scope.run([&] { coir::await(hand_op(hold)); }); });
+    support::until([&] { return hold.waiting(); });
+    const coir::instant began = support::loop_here().time();
+    child.interject([&] { scope.limit(2s); });
+    CHECK_FALSE(coir::await(child.take()));
+    CHECK(support::loop_here().time() - began >= 2s);
+    CHECK(scope.expired());
+  });
+}

@@ -640,3 +640,26 @@ TEST_CASE("a failure is told to nobody without harm where standard error is clos
   });
   CHECK(ended.exit_code == 0);
 }
+
+TEST_CASE("stop() is no deadlock, however little is left that could wake main") {
+  for (const bool by_timer : {true, false}) {
+    const int got = coir::run([&] {
+      coir::owned<coir::timer> stops;
+      coir::fiber<void> child;
+      if (by_timer) {
+        stops = coir::loop::current()->after(1ms, [] { coir::loop::current()->stop(); });
+      } else {
+        child = coir::spawn([] { coir::loop::current()->stop(); });
+      }
+      bool cancelled = false;
+      try {
+        coir::await(coir::sleep_until(coir::never));
+      } catch (const coir::cancelled&) {
+        cancelled = true;
+      }
+      CHECK(cancelled);
+      return 5;
+    });
+    CHECK(got == 5);
+  }
+}

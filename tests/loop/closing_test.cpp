@@ -570,7 +570,7 @@ TEST_CASE("closing a socket that lingers does not hold up the loop") {
         support::run_until(loop, [&] { return posted; });
       }
       // io_uring tells of the close when its thread has begun with it.
-      if (pool) CHECK(loop.in_flight() == 1);
+      if (pool) CHECK(loop.in_flight() == (somebody_waits ? 1 : 0));
       CHECK(get.seen.results == std::vector{-ECANCELED});
       CHECK(read_to_end(ends.peer) == ends.sent);
       support::run_until(loop, [&] { return loop.in_flight() == 0; });

@@ -14,6 +14,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 using namespace std::chrono_literals;
 using coir::net::tcp_listener;
@@ -149,6 +150,44 @@ TEST_CASE("closing without a linger sends what was written, in the background") 
             text.size());
     });
   });
+}
+
+TEST_CASE("streams that are destroyed while they linger hold up nobody, however many") {
+  support::on_both_surfaces([](auto wait) {
+    tcp_listener listener(loopback, tcp_listener_options().streams(tcp_options().linger(1000s)));
+    std::vector<coir::unique_fd> peers;
+    const auto accept = [&] {
+      peers.push_back(support::raw_client(listener.local_address()));
+      return wait(listener.accept());
+    };
+    for (int i = 0; i < 12; ++i) {
+      const tcp_stream stream = accept();
+      support::fill(stream.fd());
+    }
+    // And so is a stream that another loop had before.
+    {
+      tcp_stream stream = accept();
+      support::fill(stream.fd());
+      const tcp_stream again(coir::running_fiber().home().on(), stream.release());
+      CHECK(linger_of(again.fd()) == linger_state{1, 1000});
+    }
+    // The next one ends for its peer at once.
+    { const tcp_stream stream = accept(); }
+    char nothing = 0;
+    CHECK(::recv(peers.back().get(), &nothing, 1, 0) == 0);
+    // What was written comes all the same.
+    CHECK(support::drain(peers.front().get()) > 0);
+  });
+}
+
+TEST_CASE("a keep-alive that does not fit is refused with what was asked, and not with what is left of it") {
+  auto refused = [](tcp_options wanted) {
+    const coir::unique_fd socket = support::tcp_socket();
+    return support::error_of([&] { wanted.set_on(socket.get()); });
+  };
+  CHECK(refused(tcp_options().keep_alive(std::chrono::seconds((1LL << 32) + 30), 1s, 1)) ==
+        std::errc::invalid_argument);
+  CHECK(refused(tcp_options().keep_alive(1s, std::chrono::seconds::max(), 1)) == std::errc::invalid_argument);
 }
 
 TEST_CASE("a stream that lingers for its peer does not hold up the loop on io_uring") {

@@ -8,6 +8,10 @@
 #include "support/catch.hpp"
 #include "support/loop_tools.hpp"
 
+#include <linux/filter.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+
 #include <csignal>
 #include <string>
 
@@ -278,5 +282,31 @@ TEST_CASE("urgent data does not hold up what comes behind it") {
     std::string got = coir::await(reader.take());
     while (got.size() < 12) got += support::read_text(wait, stream);
     CHECK(got == "beforebehind");
+  });
+}
+
+TEST_CASE("a connection whose peer has vanished is timed_out, for all who ask") {
+  support::leaves_no_descriptor([] {
+    support::on_both_surfaces([](auto wait) {
+      for (const bool in_chunks : {false, true}) {
+        auto ends = support::connected_to_raw();
+        // The peer hears nothing, and answers nothing.
+        sock_filter drop{BPF_RET | BPF_K, 0, 0, 0};
+        const sock_fprog all{1, &drop};
+        REQUIRE(::setsockopt(ends.peer.get(), SOL_SOCKET, SO_ATTACH_FILTER, &all, sizeof all) == 0);
+        const int milliseconds = 50;
+        const int fd = ends.stream.fd();
+        REQUIRE(::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds) == 0);
+        wait(coir::io::write_all(ends.stream, "x"));
+        pollfd over{fd, 0, 0};
+        REQUIRE(::poll(&over, 1, 30'000) == 1);
+        const auto text = support::bytes_of("y");
+        CHECK(support::error_of([&] { wait(ends.stream.write_some(text)); }) == std::errc::timed_out);
+        CHECK(support::error_of([&] {
+                if (in_chunks) wait(ends.stream.chunks().next());
+                else support::read_text(wait, ends.stream);
+              }) == std::errc::timed_out);
+      }
+    });
   });
 }

@@ -554,3 +554,34 @@ TEST_CASE("a hundred thousand children need no deep recursion") {
     CHECK(coir::running_fiber().home().alive() == 1);
   });
 }
+
+TEST_CASE("what reaches an owner before it waits for its children reaches it there") {
+  on_both([](auto s) {
+    const auto given = [] { return std::make_exception_ptr(std::runtime_error("given")); };
+    for (const bool by_itself : {true, false}) {
+      auto owner = coir::spawn([&] {
+        with(s, [&](coir::nursery& n) {
+          n.spawn([&] { coir::await(coir::sleep_until(coir::never)); });
+          s.wait(coir::yield());
+          if (by_itself) coir::running_fiber().interrupt(given());
+        });
+      });
+      // Ready, behind its own yield.
+      s.wait(coir::yield());
+      if (!by_itself) CHECK(owner.interrupt(given()));
+      CHECK_THROWS_WITH(s.wait(owner.join()), "given");
+    }
+  });
+  // And what was interjected runs before the wait, which may be for what it does.
+  on_both([](auto s) {
+    coir::event set;
+    auto owner = coir::spawn([&] {
+      with(s, [&](coir::nursery& n) {
+        n.spawn([&] { coir::await(set.wait()); });
+        coir::running_fiber().interject([&] { set.set(); });
+      });
+    });
+    s.wait(owner.join());
+    CHECK(owner.outcome() == coir::fiber_outcome::returned);
+  });
+}

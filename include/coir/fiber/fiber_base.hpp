@@ -281,6 +281,9 @@ class fiber_base : public waiter, private region {
   // innermost that is.
   region* receive(region& outermost, region::flag what, region::hooks& due) noexcept;
   void abort_wait() noexcept;
+  // For waits that nothing stops. What was interjected runs before; what interrupt() gave before lets them know.
+  [[gnu::cold]] void meet_visits() noexcept;
+  [[gnu::cold]] void hurry_rest() noexcept;
   void set_innermost(region* which) noexcept;
   // There is something to throw.
   bool is_interrupted() const noexcept;

@@ -276,6 +276,9 @@ inline void fiber_base::begin_yield() noexcept {
 
 template <class Op>
 bool fiber_base::begin_wait(Op& what, const op_kind& kind) {
+  constexpr bool lasts_anyway = requires { Op::cannot_be_cancelled; };
+  if (lasts_anyway && interrupted_) [[unlikely]]
+    meet_visits();
   // Before start(), which may tell at once that the op is done.
   op_ = &what;
   op_kind_ = &kind;
@@ -284,6 +287,8 @@ bool fiber_base::begin_wait(Op& what, const op_kind& kind) {
   try {
     if (what.start(*this)) {
       begin_limits();
+      if (lasts_anyway && interrupted_) [[unlikely]]
+        hurry_rest();
       return true;
     }
   } catch (...) {

@@ -36,7 +36,7 @@ struct descriptor_state {
   bool owned = false;  // made by coir and closed by it: nobody else can reuse the number meanwhile
   bool closing = false;
   bool lingers = false;  // close(2) may block for it (SO_LINGER)
-  bool reset = false;    // somebody was told that the peer reset the connection
+  int broken = 0;        // minus the errno with which the connection ended, once somebody was told of it
 
   // For a backend that works by readiness.
   bool watched = false;   // the kernel reports its edges
@@ -50,7 +50,8 @@ struct descriptor_state {
   void begin_life(bool ours) noexcept {
     ++generation;
     owned = ours;
-    closing = lingers = reset = watched = readable = writable = ended = plain_tcp = false;
+    broken = 0;
+    closing = lingers = watched = readable = writable = ended = plain_tcp = false;
   }
 };
 
@@ -153,8 +154,8 @@ class backend {
  protected:
   backend(trace::control& trace, unsigned chunk_count, std::size_t chunk_bytes);
 
-  // A close comes here only for a lingering descriptor, when nothing else is in flight on it. What is on no
-  // descriptor has a state of its own.
+  // A close comes here only for a lingering descriptor for whose end somebody waits, when nothing else is in flight on
+  // it. What is on no descriptor has a state of its own.
   virtual bool do_start(request& what, descriptor_state& state) = 0;
   virtual abort_answer do_withdraw(request& what, descriptor_state& state) noexcept = 0;
   virtual void do_abandon() noexcept = 0;
@@ -200,9 +201,9 @@ class backend {
   // It need not wait for anybody. A receive of nothing waits for something to come.
   static bool moves_nothing(const request& what) noexcept { return what.length == 0 && is_empty_move(what); }
 
-  // What a result that is not above 0 says, where the kernel tells whoever asks first that the peer has reset the
-  // connection, and those who read behind that nothing but its end.
-  [[gnu::cold]] int told_of_reset(const request& what, int result) noexcept;
+  // What a result that is not above 0 says, where the kernel tells whoever asks first why a connection is over (its peer
+  // has reset it, say), and those who read behind that nothing but its end.
+  [[gnu::cold]] int lasting_failure(const request& what, int result) noexcept;
 
   // The private marks that backends leave on a request.
   static bool& withdrawn(request& what) noexcept { return what.withdrawn_; }

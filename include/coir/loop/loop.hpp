@@ -160,6 +160,8 @@ class loop {
 
   // Until stop(), or until nothing is left that could wake anything (can_wake).
   void run();
+  // The last run() ended for stop(), whatever else was left to wait for.
+  bool was_stopped() const noexcept { return was_stopped_; }
   // One turn that waits at most so long (a negative limit: for ever). Returns how much was done.
   std::size_t run_once(duration at_most = duration::zero());
   void run_for(duration limit);
@@ -464,6 +466,7 @@ class loop {
   std::uint64_t visitor_ = 0;  // ... and which
   backend_kind kind_ = backend_kind::automatic;
   bool in_turn_ = false;
+  bool was_stopped_ = false;
   bool forked_ = false;  // this process is a child of the one that made the loop
 };
 

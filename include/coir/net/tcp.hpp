@@ -13,12 +13,13 @@
 //          waits nobody tells it of a close(), nor a read of a first chunks(). Ended while it waited: std::logic_error.
 // Order    accept: first come, first served. One reader and one writer per stream at a time: a second
 //          reader is refused (std::logic_error), a second writer's bytes come in between.
-// Thread   the loop's. They may be destroyed anywhere.
+// Thread   the loop's. They may be destroyed anywhere; a stream not by another thread while a read_some waits.
 // Cancel   accept, chunks().next(): now; what arrives meanwhile is kept for the next one. read_some,
 //          write_some, connect: later on io_uring, where they may still succeed; now on epoll.
 // Errors   std::system_error with the operation and the address or descriptor. A reset is
-//          std::errc::connection_reset, a write to a closed peer std::errc::broken_pipe; SIGPIPE is never
-//          raised. Destroying or closing a stream under a waiting fiber: std::errc::bad_file_descriptor.
+//          std::errc::connection_reset, for all who read, and so is what else a connection dies of; a write to a closed
+//          peer std::errc::broken_pipe; SIGPIPE is never raised. Destroying or closing a stream under a waiting
+//          fiber: std::errc::bad_file_descriptor.
 //          Too few descriptors (EMFILE) does not end an accept: the listener pauses, and stats() says so.
 // Cost     io_uring: no system call of its own but the loop's one per turn. epoll: one each, and one more
 //          in a connection's life to register it.
@@ -119,9 +120,9 @@ class tcp_options {
     keep_probes_ = probes;
     return *this;
   }
-  // How long closing may go on sending what was written; 0: closing resets the connection. Without it the
-  // kernel sends in the background. The loop is not held up on io_uring; on epoll it is, until a thread
-  // pool is installed.
+  // How long close() may wait for what was written to be sent; 0: closing resets the connection. The kernel goes on
+  // sending in the background when the time is over, and without it, and for a stream that is destroyed. The
+  // loop is not held up on io_uring; on epoll it is, until a thread pool is installed.
   // std::invalid_argument for less than 0.
   tcp_options& linger(std::chrono::seconds limit) {
     if (limit.count() < 0) priv::throw_negative_linger(limit);
