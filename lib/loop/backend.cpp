@@ -190,16 +190,20 @@ bool ends_connection(int fd, int error) noexcept {
     case ECONNRESET:
       // A socket for datagrams lives on, and an empty one is a message.
       return type_of(fd) != SOCK_DGRAM;
-    case ETIMEDOUT:
-    case ECONNABORTED:
-    case EHOSTUNREACH:
-    case ENETUNREACH: {
-      // Not one that only tells what a router said.
+    case EAGAIN:
+    case EINTR:
+    case ECANCELED:
+    case EPIPE:     // told each time
+    case ENOTCONN:  // so is that
+    case ENOBUFS:
+    case EFAULT:
+    case EINVAL: return false;
+    default: {
+      // What a router said last is the reason when nothing comes for too long; while it lives it is none.
       tcp_info now{};
       socklen_t size = sizeof now;
       return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &now, &size) == 0 && now.tcpi_state == TCP_CLOSE;
     }
-    default: return false;
   }
 }
 

@@ -91,8 +91,8 @@ constexpr unsigned chunk_group = 0;
 constexpr int restart_first = 512;
 constexpr int restart_last = 516;
 
-// The io-wq threads that the kernel may start for what it cannot do without blocking, per ring: enough
-// for file work, and far from filling the process table.
+// The io-wq threads that the kernel may start for what it cannot do without blocking, for all rings of a thread (who
+// sets the limit last has his way): enough for file work, and far from filling the process table.
 constexpr unsigned worker_threads_max = 8;
 // ... and for what waits in a call and is no file: a blocking descriptor, or a receive on a socket with something in
 // its error queue, which the kernel takes for ready. Each holds one up as long as it waits, and who finds none is
@@ -828,7 +828,7 @@ bool uring_backend::polls_on(std::uint32_t number, int& result, std::uint32_t fl
     if (of.is(slot::erred)) answer = 0;
     of.mark(slot::erred);
     if (answer == 0 && stays && !withdrawn(what)) {
-      // It cannot wait in the call: the kernel has answered EAGAIN. What comes behind it is told anew.
+      // It does not wait in the call: the kernel has answered EAGAIN. What comes behind it is told anew.
       const int tried = attempt(row_of(what.kind), what);
       if (tried != -EAGAIN && tried != -EINTR) {
         of.unmark(slot::polls);  // it is done, and not to be tried again

@@ -242,7 +242,8 @@ void loop::run() {
   } while (!inbox_.stop_requested() &&
            (can_wake() || (fibers_ != nullptr && fibers_->has_ready())));
   was_stopped_ = inbox_.stop_requested();
-  inbox_.clear_stop();
+  // One that comes just now is for the next run.
+  if (was_stopped_) inbox_.clear_stop();
 }
 
 std::size_t loop::run_once(duration at_most) {

@@ -9,6 +9,7 @@
 #include "support/loop_tools.hpp"
 
 #include <netinet/tcp.h>
+#include <poll.h>
 
 #include <chrono>
 #include <optional>
@@ -160,10 +161,12 @@ TEST_CASE("streams that are destroyed while they linger hold up nobody, however 
       peers.push_back(support::raw_client(listener.local_address()));
       return wait(listener.accept());
     };
+    std::size_t sent = 0;
     for (int i = 0; i < 12; ++i) {
       const tcp_stream stream = accept();
-      support::fill(stream.fd());
+      sent = support::fill(stream.fd());
     }
+    const int last = peers.back().get();
     // And so is a stream that another loop had before.
     {
       tcp_stream stream = accept();
@@ -175,8 +178,17 @@ TEST_CASE("streams that are destroyed while they linger hold up nobody, however 
     { const tcp_stream stream = accept(); }
     char nothing = 0;
     CHECK(::recv(peers.back().get(), &nothing, 1, 0) == 0);
-    // What was written comes all the same.
-    CHECK(support::drain(peers.front().get()) > 0);
+    // What was written comes all the same, and then the end.
+    REQUIRE(::fcntl(last, F_SETFL, O_NONBLOCK) == 0);
+    std::size_t arrived = 0;
+    support::until([&] {
+      arrived += support::drain(last);
+      return arrived >= sent;
+    });
+    CHECK(arrived == sent);
+    pollfd over{last, POLLIN, 0};
+    REQUIRE(::poll(&over, 1, 5000) == 1);
+    CHECK(::recv(last, &nothing, 1, 0) == 0);
   });
 }
 

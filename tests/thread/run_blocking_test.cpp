@@ -395,7 +395,7 @@ TEST_CASE("a loop can be given another pool while the first still works for it")
   CHECK(slow.what.result == 4);
 }
 
-TEST_CASE("a socket that lingers is closed by the pool") {
+TEST_CASE("a socket that lingers, and for whose close somebody waits, is closed by the pool") {
   pool threads(pool_options().threads(1));
   coir::loop loop(on_epoll());
   coir::use_pool(loop, threads);
@@ -413,8 +413,11 @@ TEST_CASE("a socket that lingers is closed by the pool") {
   const ::linger wanted{1, 10};
   REQUIRE(::setsockopt(mine, SOL_SOCKET, SO_LINGER, &wanted, sizeof wanted) == 0);
   loop.lingers(mine);
-  loop.close_soon(mine);
+  asked closing(request::close(mine));
+  REQUIRE(loop.start(closing.what));
   loop.run();
+  CHECK(closing.told == 1);
+  CHECK(closing.what.result == 0);
   CHECK(threads.stats().done == 1);
   CHECK(::fcntl(mine, F_GETFD) < 0);
 }

@@ -121,8 +121,9 @@ class tcp_options {
     return *this;
   }
   // How long close() may wait for what was written to be sent; 0: closing resets the connection. The kernel goes on
-  // sending in the background when the time is over, and without it, and for a stream that is destroyed. The
-  // loop is not held up on io_uring; on epoll it is, until a thread pool is installed.
+  // sending in the background when the time is over, and without it, and for a stream that is destroyed, which takes
+  // it off the socket for all who share that. The loop is not held up on io_uring; on epoll it is, until a
+  // thread pool is installed. A stream that outlives its loop lingers where it is destroyed.
   // std::invalid_argument for less than 0.
   tcp_options& linger(std::chrono::seconds limit) {
     if (limit.count() < 0) priv::throw_negative_linger(limit);

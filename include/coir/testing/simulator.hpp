@@ -21,7 +21,7 @@
 // Order    drawn, and the same for the same seed. What other threads and real descriptors bring is not.
 // Thread   the loop's. It must outlive the loop.
 // Cancel   withdrawing is drawn: now, later, or later with success after all.
-// Errors   as on sockets: -ECONNRESET once after reset(), -EPIPE, -ENOTSOCK. getsockname(2) knows no IP address,
+// Errors   as on sockets: -ECONNRESET after reset(), -EPIPE, -ENOTSOCK. getsockname(2) knows no IP address,
 //          and options of TCP are refused, each with its name: the silent socket is a Unix one. Flags of recv
 //          and send beyond MSG_PEEK, MSG_DONTWAIT and MSG_NOSIGNAL, and an offset: as the silent socket
 //          answers. std::logic_error for a second loop.
@@ -115,7 +115,7 @@ class simulator final : public backend_maker {
   net::tcp_listener listener(const net::address& where, std::size_t backlog = 128);
 
   // As if the network had cut the connection that `fd` is an end of: what is on its way in both directions is
-  // lost, and each end hears -ECONNRESET once.
+  // lost, and each end hears -ECONNRESET, all who read there.
   void reset(int fd);
   // Written, and not read yet at this end.
   std::size_t unread(int fd) const;
