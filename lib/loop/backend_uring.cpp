@@ -131,10 +131,10 @@ class uring_backend final : public backend {
     enum : std::uint8_t {
       owed_start = 1,
       owed_cancel = 2,
-      polls = 4,      // waits for readiness in place of an operation that answered EAGAIN
-      lasting = 8,    // polls until there is an answer, whatever else it hears
-      answered = 16,  // ... which has come, and is in the request's result
-      erred = 32,     // such a poll has told of nothing but an error or a hang-up before
+      polls = 4,       // waits for readiness in place of an operation that answered EAGAIN
+      lasting = 8,     // polls until there is an answer, whatever else it hears
+      answered = 16,   // ... which has come, and is in the request's result
+      erred = 32,      // such a poll has told of nothing but an error or a hang-up before
       by_worker = 64,  // one of the kernel's workers does it, who may wait
       no_hint = 128,   // it has been polled for: now it is to be tried
     };
@@ -871,9 +871,7 @@ bool uring_backend::goes_on(std::uint32_t number, int& result, std::uint32_t fla
         ++held_workers_;
         allow_workers();
       }
-      if (result == -EAGAIN) {
-        of.mark(slot::polls | slot::no_hint);
-      }
+      if (result == -EAGAIN) of.mark(slot::polls | slot::no_hint);
       return ask_again(number);
     }
     result = -ECANCELED;

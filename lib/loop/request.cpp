@@ -38,7 +38,6 @@ constexpr int accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 // no try without blocking does.
 int without_waits(int flags) noexcept { return flags & ~MSG_WAITALL; }
 
-
 }  // namespace
 
 // Where the arguments are kept: address and length are the buffer, the iovecs and their count, the

@@ -232,18 +232,17 @@ int sim_backend::attempt_real(request& what) {
 int sim_backend::attempt(pending& of) {
   request& what = *of.what;
   of.begun = true;
-  if (what.kind != request_kind::recv_multi) {
-    const int result = of.real ? attempt_real(what) : world_.attempt(what);
-    return result > 0 ? result : lasting_failure(what, result);
-  }
+  const bool into_chunk = what.kind == request_kind::recv_multi;
   std::uint16_t number = 0;
-  if (!chunks_->take(number)) return -ENOBUFS;
-  what.address = chunks_->memory(number);
-  what.length = static_cast<std::uint32_t>(chunks_->chunk_bytes());
-  chunk_of(what) = number;
+  if (into_chunk) {
+    if (!chunks_->take(number)) return -ENOBUFS;
+    what.address = chunks_->memory(number);
+    what.length = static_cast<std::uint32_t>(chunks_->chunk_bytes());
+    chunk_of(what) = number;
+  }
   const int result = of.real ? attempt_real(what) : world_.attempt(what);
   if (result > 0) return result;
-  chunks_->give_back(number);
+  if (into_chunk) chunks_->give_back(number);
   return lasting_failure(what, result);
 }
 

@@ -29,12 +29,16 @@ struct half_closed {
   support::fd_pair ends = support::socket_pair();
 };
 
-// What it takes while it has nothing to do: it would be many turns if something were asked again and again.
-std::uint64_t turns_of_quiet(coir::loop& loop) {
-  const std::uint64_t before = loop.stats().turns;
-  const coir::instant until = loop.time() + 20ms;
-  while (loop.time() < until) loop.run_once(until - loop.time());
-  return loop.stats().turns - before;
+using writes_to_all = std::vector<std::unique_ptr<asked>>;
+
+// Whoever began last has room first, which none of the others may hold up.
+void drain_backwards(coir::loop& loop, const std::vector<half_closed>& streams, const writes_to_all& writes) {
+  for (std::size_t i = streams.size(); i > 0; --i) {
+    CHECK_FALSE(writes[i - 1]->over());
+    streams[i - 1].drain();
+    support::run_until(loop, [&] { return writes[i - 1]->over(); });
+    CHECK(writes[i - 1]->seen.results == std::vector{100});
+  }
 }
 
 }  // namespace
@@ -44,7 +48,7 @@ TEST_CASE("who waits for room to write is not told that the peer sends no more")
   coir::loop loop;
   asked room(request::poll(stream.near(), POLLOUT));
   REQUIRE(loop.start(room.request));
-  CHECK(turns_of_quiet(loop) < 20);
+  CHECK(support::turns_of_quiet(loop) < 20);
   CHECK_FALSE(room.over());
   stream.drain();
   support::run_until(loop, [&] { return room.over(); });
@@ -79,9 +83,8 @@ TEST_CASE("writes of all kinds to peers that send no more wait for room, and hol
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  // More than the kernel has threads for that may wait in a call.
   const std::vector<half_closed> streams(40);
-  std::vector<std::unique_ptr<asked>> writes;
+  writes_to_all writes;
   for (std::size_t i = 0; i < streams.size(); ++i) {
     const int fd = streams[i].near();
     writes.push_back(std::make_unique<asked>(i % 4 == 0   ? request::send(fd, support::bytes_of(text))
@@ -90,32 +93,23 @@ TEST_CASE("writes of all kinds to peers that send no more wait for room, and hol
                                                           : request::writev(fd, &part, 1)));
     REQUIRE(loop.start(writes.back()->request));
   }
-  CHECK(turns_of_quiet(loop) < 10 * streams.size());
-  // The last of each kind has room first.
-  for (std::size_t i = streams.size(); i > 0; --i) {
-    CHECK_FALSE(writes[i - 1]->over());
-    streams[i - 1].drain();
-    support::run_until(loop, [&] { return writes[i - 1]->over(); });
-    CHECK(writes[i - 1]->seen.results == std::vector{100});
-  }
+  CHECK(support::turns_of_quiet(loop) < 10 * streams.size());
+  drain_backwards(loop, streams, writes);
 }
 
 TEST_CASE("more of them than the queues hold wait quietly, too") {
   coir::loop loop(coir::loop_options().submission_entries(8));
   const std::string text(100, 'x');
   const std::vector<half_closed> streams(100);
-  std::vector<std::unique_ptr<asked>> writes;
+  const std::size_t threads = support::threads();
+  writes_to_all writes;
   for (const half_closed& each : streams) {
     writes.push_back(std::make_unique<asked>(request::send(each.near(), support::bytes_of(text))));
     REQUIRE(loop.start(writes.back()->request));
   }
-  CHECK(turns_of_quiet(loop) < 10 * streams.size());
-  for (std::size_t i = streams.size(); i > 0; --i) {
-    CHECK_FALSE(writes[i - 1]->over());
-    streams[i - 1].drain();
-    support::run_until(loop, [&] { return writes[i - 1]->over(); });
-    CHECK(writes[i - 1]->seen.results == std::vector{100});
-  }
+  CHECK(support::turns_of_quiet(loop) < 10 * streams.size());
+  CHECK(support::threads() <= threads);
+  drain_backwards(loop, streams, writes);
 }
 
 TEST_CASE("a write to a peer that sends no more can be withdrawn at every moment") {
@@ -196,7 +190,7 @@ TEST_CASE("who waits for an urgent byte is told of it, and of nothing else") {
     REQUIRE(loop.start(urgent.request));
     support::idle_turns(loop);
     REQUIRE(::send(ends[1].get(), "b", 1, 0) == 1);
-    CHECK(turns_of_quiet(loop) < 20);
+    CHECK(support::turns_of_quiet(loop) < 20);
     CHECK_FALSE(urgent.over());
     REQUIRE(::send(ends[1].get(), "!", 1, MSG_OOB) == 1);
     support::run_until(loop, [&] { return urgent.over(); });
@@ -236,7 +230,7 @@ TEST_CASE("hints and flags that say how to wait change nothing of what is sent a
     read.request.expect_wait = true;
     const bool waits = loop.start(read.request);
     if (waits) {
-      CHECK(turns_of_quiet(loop) < 20);
+      CHECK(support::turns_of_quiet(loop) < 20);
       CHECK(read.over() == there);
       if (!there) REQUIRE(::send(ends[0].get(), "more", 4, 0) == 4);
       support::run_until(loop, [&] { return read.over(); });
@@ -263,7 +257,7 @@ TEST_CASE("a message in the error queue that nobody takes does not keep a send f
   support::fill(fd);
   asked send(request::send(fd, support::bytes_of("text")));
   if (loop.start(send.request)) {
-    CHECK(turns_of_quiet(loop) < 20);
+    CHECK(support::turns_of_quiet(loop) < 20);
     support::drain(ends[1].get());
     support::run_until(loop, [&] {
       support::drain(ends[1].get());

@@ -23,6 +23,7 @@ TEST_CASE("a stop from before run lets one turn through, and counts once") {
   loop.run();
   CHECK(ran == 1);
   CHECK(loop.stats().turns == 1);
+  CHECK(loop.was_stopped());
   loop.post([&] { loop.stop(); });
   loop.run();
   CHECK(ran == 2);

@@ -48,13 +48,6 @@ int refusal(Body&& body) {
   return 0;
 }
 
-// Closed with a reset: the peer's next event is EPOLLERR with all others.
-inline void reset(coir::unique_fd& end) {
-  const linger hard{1, 0};
-  REQUIRE(::setsockopt(end.get(), SOL_SOCKET, SO_LINGER, &hard, sizeof hard) == 0);
-  end.reset();
-}
-
 // Runs something when the last function that has captured it is destroyed.
 inline std::shared_ptr<void> at_end(std::function<void()> what) {
   return {nullptr, [then = std::move(what)](void*) { then(); }};

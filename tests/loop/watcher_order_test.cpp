@@ -264,7 +264,7 @@ TEST_CASE("a reset calls the error callback once, or read and write once each") 
         w.cancel();
       };
     }
-    tests::reset(ends[1]);
+    support::reset(ends[1]);
     auto all = loop.watch(ends[0].get(), std::move(wanted));
     loop.run();
     CHECK(order == (listens ? "e" : "rw"));

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -59,12 +60,6 @@ inline raw_pair connected_to_raw() {
 inline void send_raw(const coir::unique_fd& to, std::string_view text) {
   REQUIRE(::send(to.get(), text.data(), text.size(), MSG_NOSIGNAL) ==
           static_cast<ssize_t>(text.size()));
-}
-// The connection ends with a RST and not with a FIN.
-inline void reset(coir::unique_fd& socket) {
-  const struct ::linger none{1, 0};
-  REQUIRE(::setsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &none, sizeof none) == 0);
-  socket.reset();
 }
 inline void reset(coir::net::tcp_stream& stream) {
   stream.set(coir::net::tcp_options().linger(std::chrono::seconds(0)));

@@ -15,8 +15,12 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <functional>
+#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
@@ -67,6 +71,27 @@ void run_until(coir::loop& loop, Condition&& reached) {
 // Gives the loop the turns in which something that must not happen would.
 inline void idle_turns(coir::loop& loop, int turns = 5) {
   for (int i = 0; i < turns; ++i) loop.run_once();
+}
+
+// What it takes while it has nothing to do: it would be many turns if something were asked again and again.
+inline std::uint64_t turns_of_quiet(coir::loop& loop) {
+  const std::uint64_t before = loop.stats().turns;
+  const coir::instant until = loop.time() + std::chrono::milliseconds(20);
+  while (loop.time() < until) loop.run_once(until - loop.time());
+  return loop.stats().turns - before;
+}
+
+// Of this process, those that the kernel starts for io_uring among them.
+inline std::size_t threads() {
+  const std::filesystem::directory_iterator all("/proc/self/task");
+  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+// The connection ends with a RST and not with a FIN.
+inline void reset(coir::unique_fd& socket) {
+  const linger at_once{1, 0};
+  REQUIRE(::setsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+  socket.reset();
 }
 
 // The result of a request, whether it comes at once or later.

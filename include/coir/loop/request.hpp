@@ -18,9 +18,10 @@
 //          MSG_WAITALL is not heeded: a result may be less than asked.
 // Thread   the loop's.
 // Cancel   loop.withdraw(request).
-// Errors   result is what the system call returned, or minus its errno. On a descriptor of the loop's a reset is
-//          -ECONNRESET for all who read, also where the kernel has told it to another. A descriptor that is being
-//          closed gives -EBADF at start; one that is closed while the request waits, -ECANCELED.
+// Errors   result is what the system call returned, or minus its errno. On a descriptor of the loop's what a
+//          connection died of (-ECONNRESET, say) is told to all who read, and not only to who asks first. A
+//          descriptor that is being closed gives -EBADF at start; one that is closed while the request waits,
+//          -ECANCELED.
 // Cost     no allocation. io_uring: one submission entry, sent with all others of the turn. epoll: the
 //          system call at once, and again when the descriptor became ready.
 // See      coir/loop/loop.hpp; lib/loop/NOTE.md
