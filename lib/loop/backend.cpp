@@ -190,20 +190,23 @@ bool ends_connection(int fd, int error) noexcept {
     case ECONNRESET:
       // A socket for datagrams lives on, and an empty one is a message.
       return type_of(fd) != SOCK_DGRAM;
-    case EAGAIN:
-    case EINTR:
-    case ECANCELED:
-    case EPIPE:     // told each time
-    case ENOTCONN:  // so is that
-    case ENOBUFS:
-    case EFAULT:
-    case EINVAL: return false;
-    default: {
-      // What a router said last is the reason when nothing comes for too long; while it lives it is none.
+    // Nobody answered, or what a router said last (icmp(7)), which is no reason while it lives.
+    case ETIMEDOUT:
+    case ECONNABORTED:
+    case ECONNREFUSED:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case ENONET:
+    case ENOPROTOOPT:
+    case EPROTO:
+    case EACCES: {
       tcp_info now{};
       socklen_t size = sizeof now;
       return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &now, &size) == 0 && now.tcpi_state == TCP_CLOSE;
     }
+    // Told each time (EPIPE, ENOTCONN), or of the call: too many parts, no memory, no offsets here.
+    default: return false;
   }
 }
 

@@ -250,7 +250,12 @@ bool has_own_time() noexcept {
 // What a descriptor is to be ready for. What is in the error queue shows as an error only, which is always told.
 short asked_of(const request& what) noexcept {
   if (what.kind == request_kind::poll) return static_cast<short>(what.flags);
-  return (what.flags & MSG_ERRQUEUE) != 0 ? 0 : row_of(what.kind).readiness;
+  if (what.kind == request_kind::recv || what.kind == request_kind::recvmsg) {
+    if ((what.flags & MSG_ERRQUEUE) != 0) return 0;
+    // A peer may announce an urgent byte long before it sends it, with others to be read meanwhile.
+    if ((what.flags & MSG_OOB) != 0) return POLLPRI | POLLRDHUP;
+  }
+  return row_of(what.kind).readiness;
 }
 
 // liburing maps and unmaps behind the back of the thread sanitizer, which takes the queues of one thread's

@@ -242,6 +242,30 @@ TEST_CASE("who reads hears of a reset that somebody else was told of before, and
   loop.close_soon(fd);
 }
 
+TEST_CASE("a call that was wrong is no failure of a connection whose end is to be read yet") {
+  coir::loop loop;
+  support::fd_pair ends = support::tcp_pair();
+  const int fd = ends[0].release();
+  loop.adopt(fd);
+  REQUIRE(::send(ends[1].get(), "abc", 3, 0) == 3);
+  REQUIRE(::shutdown(ends[1].get(), SHUT_WR) == 0);
+  pollfd over{fd, POLLRDHUP, 0};
+  REQUIRE(::poll(&over, 1, 5000) == 1);
+  REQUIRE(::shutdown(fd, SHUT_WR) == 0);
+  // Both have said that they send no more: for the kernel the connection is over.
+  over.events = 0;
+  REQUIRE(::poll(&over, 1, 5000) == 1);
+  std::array<std::byte, 4> buffer;
+  std::vector<iovec> parts(2000, iovec{buffer.data(), 1});
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = parts.size();
+  CHECK(support::finish(loop, request::recvmsg(fd, &message)) == -EMSGSIZE);
+  CHECK(support::finish(loop, request::recv(fd, buffer)) == 3);
+  CHECK(support::finish(loop, request::recv(fd, buffer)) == 0);
+  loop.close_soon(fd);
+}
+
 TEST_CASE("an empty message is one: it comes behind those that wait, and is no end after a reset") {
   coir::loop loop;
   std::array<std::byte, 4096> buffer;

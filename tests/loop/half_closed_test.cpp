@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -177,6 +178,38 @@ TEST_CASE("a receive loop that finds more than the kernel takes at a time can be
     if (!all.over()) support::give_up(loop, all);
     CHECK(all.over());
     CHECK(arrived + support::drain(ends[0].get()) == much.size());
+  }
+}
+
+TEST_CASE("who receives an urgent byte that is only announced waits quietly, also for the end of the stream") {
+  for (const bool comes : {true, false}) {
+    INFO((comes ? "it comes" : "it does not"));
+    // Of so many bytes the last one is the urgent one, and the window is small.
+    const coir::unique_fd listener = support::tcp_listener();
+    const int small = 8192;
+    REQUIRE(::setsockopt(listener.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small) == 0);
+    const coir::unique_fd far(::socket(AF_INET, SOCK_STREAM, 0));
+    const sockaddr_in where = support::own_address(listener.get());
+    REQUIRE(::connect(far.get(), reinterpret_cast<const sockaddr*>(&where), sizeof where) == 0);
+    const coir::unique_fd near(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK));
+    const std::string much(60'000, 'x');
+    REQUIRE(::send(far.get(), much.data(), much.size(), MSG_OOB | MSG_DONTWAIT) == 60'000);
+    std::byte byte{};
+    errno = 0;
+    while (::recv(near.get(), &byte, 1, MSG_OOB) >= 0 || errno != EAGAIN) std::this_thread::yield();
+    coir::loop loop;
+    asked urgent(request::recv(near.get(), std::span(&byte, 1), MSG_OOB));
+    REQUIRE(loop.start(urgent.request));
+    CHECK(support::turns_of_quiet(loop) < 50);
+    CHECK_FALSE(urgent.over());
+    if (!comes) REQUIRE(::shutdown(near.get(), SHUT_RD) == 0);
+    std::vector<char> others(much.size() - 1);
+    for (std::size_t read = 0; !urgent.over(); loop.run_once(1ms)) {
+      if (!comes) continue;
+      const ssize_t got = ::recv(near.get(), others.data(), others.size() - read, 0);
+      if (got > 0) read += static_cast<std::size_t>(got);
+    }
+    CHECK(urgent.seen.results == std::vector{comes ? 1 : 0});
   }
 }
 

@@ -12,6 +12,7 @@
 //          stay, with its buffers, until it is over: until start() answered false, withdraw() answered
 //          now, or told->done() was called with armed() false. What is no regular file must be
 //          non-blocking (O_NONBLOCK): on epoll the call would hold up the loop, on io_uring a thread of the kernel's.
+//          A FIFO that is opened for reading waits for its writer on epoll; on io_uring the first read does.
 //          Only regular files take offsets: elsewhere epoll refuses them (-ESPIPE), and io_uring does not look.
 // Order    requests of one direction on one descriptor are served first come, first served on epoll.
 //          On io_uring the kernel decides: keep one in flight per direction where order matters.
