@@ -19,6 +19,8 @@ class receiver : public waiter {
  public:
   receiver(loop& on, int fd);
 
+  int fd() const noexcept { return fd_; }
+
   // The stream is being closed: whoever reads, or will, gets std::errc::bad_file_descriptor.
   void shut() noexcept;
   // The stream is gone, and its descriptor given to the closing path. From any thread.

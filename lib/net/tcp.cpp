@@ -31,6 +31,12 @@ int as_int(std::chrono::seconds time) noexcept {
   return static_cast<int>(std::clamp<std::chrono::seconds::rep>(time.count(), limits::min(), limits::max()));
 }
 
+template <class Op>
+[[noreturn]] void throw_failed(int error, std::string text, const Op& which) {
+  which.describe(text);
+  throw_error(error, text);
+}
+
 }  // namespace
 
 void tcp_options::apply(const descriptor& to) const {
@@ -119,13 +125,13 @@ result<std::size_t> tcp_read_op::take_result() {
 
 std::size_t tcp_read_op::take_otherwise() {
   if (into_.empty()) return 0;
-  if (error_ != 0) throw_error(error_, "receiving from a TCP stream");
+  if (error_ != 0) throw_failed(error_, "receiving from a TCP stream", *this);
   return count_;
 }
 
 void tcp_read_op::describe(std::string& text) const { direct_.describe(text); }
 
-chunk_op::chunk_op(priv::receiver& from) noexcept : receive_wait(accept_chunk), from_(&from) {}
+chunk_op::chunk_op(priv::receiver& from) noexcept : receive_wait(accept_chunk), from_(&from), fd_(from.fd()) {}
 
 bool chunk_op::start(waiter& told) {
   if (ended()) throw_ended();
@@ -142,7 +148,7 @@ void chunk_op::accept_chunk(receive_wait& self, priv::receiver& from) noexcept {
 }
 
 std::optional<chunk> chunk_op::take() {
-  if (error_ != 0) throw_error(error_, "receiving from a TCP stream");
+  if (error_ != 0) throw_failed(error_, "receiving from a TCP stream", *this);
   return std::move(arrived_);
 }
 
@@ -150,6 +156,8 @@ result<std::optional<chunk>> chunk_op::take_result() {
   if (error_ != 0) return unexpected<std::error_code>(error_of(error_));
   return std::move(arrived_);
 }
+
+void chunk_op::describe(std::string& text) const { text += fmt::format(" on descriptor {}", fd_); }
 
 // --- connecting ---
 
@@ -214,7 +222,7 @@ bool tcp_close_op::start(waiter& told) {
 abort_answer tcp_close_op::abort() noexcept { return socket_.on().withdraw(what_); }
 
 void tcp_close_op::take() const {
-  if (what_.result < 0) throw_error(-what_.result, "closing a TCP stream");
+  if (what_.result < 0) throw_failed(-what_.result, "closing a TCP stream", *this);
 }
 
 result<void> tcp_close_op::take_result() const {
@@ -349,7 +357,7 @@ result<tcp_stream> accept_op::take_result() {
 }
 
 tcp_stream accept_op::take() {
-  if (error_ != 0) throw_error(error_, "accepting a TCP connection");
+  if (error_ != 0) throw_failed(error_, "accepting a TCP connection", *this);
   loop& on = accepted_.on();
   return tcp_stream(on, std::move(accepted_));
 }

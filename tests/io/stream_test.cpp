@@ -105,7 +105,7 @@ TEST_CASE("an error says how many bytes had moved before it") {
         } catch (const partial_error& error) {
           CHECK(error.transferred() == 4);
           CHECK(error.code() == std::errc::broken_pipe);
-          CHECK(std::string(error.what()).find("write_all") != std::string::npos);
+          CHECK_THAT(error.what(), Catch::Matchers::Contains("write_all") && Catch::Matchers::Contains("after 4 bytes"));
         }
       });
       drive(stream, both);

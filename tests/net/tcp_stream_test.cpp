@@ -177,6 +177,43 @@ TEST_CASE("a write to a peer that has gone fails, and raises no SIGPIPE") {
   });
 }
 
+TEST_CASE("an error says what was done on which descriptor") {
+  support::on_both_surfaces([](auto wait) {
+    std::array<std::byte, 8> into{};
+    const auto text_after_reset = [&](auto&& what) {
+      auto ends = support::connected_to_raw();
+      support::reset(ends.peer);
+      // The first send after it may still go out, and learns nothing.
+      for (int i = 0; i < 1000; ++i) {
+        try {
+          what(ends.stream);
+        } catch (const std::system_error& error) {
+          const std::string number = std::to_string(ends.stream.fd());
+          return std::string(error.what()) + (std::string(error.what()).find("descriptor " + number) == std::string::npos
+                                                  ? ", and not of " + number
+                                                  : ": of it");
+        }
+      }
+      return std::string("none");
+    };
+    const auto names_it = Catch::Matchers::EndsWith(": of it");
+    CHECK_THAT(text_after_reset([&](tcp_stream& of) { wait(of.read_some(into)); }), names_it);
+    CHECK_THAT(text_after_reset([&](tcp_stream& of) { wait(of.chunks().next()); }), names_it);
+    CHECK_THAT(text_after_reset([&](tcp_stream& of) {
+                 static_cast<void>(of.chunks());
+                 wait(of.read_some(into));
+               }),
+               names_it);
+    CHECK_THAT(text_after_reset([&](tcp_stream& of) { wait(coir::io::read_exactly(of, into)); }), names_it);
+    CHECK_THAT(text_after_reset([&](tcp_stream& of) { wait(coir::io::write_all(of, "abc")); }), names_it);
+    CHECK_THAT(text_after_reset([&](tcp_stream& of) {
+                 coir::io::buffered_reader reader(of);
+                 wait(reader.read_line());
+               }),
+               names_it);
+  });
+}
+
 TEST_CASE("a writer that waits hears of the reset") {
   support::leaves_no_descriptor([] {
     support::on_both_surfaces([](auto wait) {

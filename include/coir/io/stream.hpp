@@ -16,7 +16,8 @@
 //          another's. A stream of one's own names its loop; its read_some and write_some, and the start() of what
 //          they give, must not wait, spawn or ask for the running fiber. What they throw reaches the awaiter.
 // Cancel   write_all and read_exactly stop between two steps and say in `cancelled` how many bytes had
-//          moved; awaited again, they go on there. A buffered_reader keeps what it has read: nothing is lost.
+//          moved; awaited again, they go on there. So does one with a name under a limit (timeout.hpp), which
+//          does not say how many. A buffered_reader keeps what it has read: nothing is lost.
 // Errors   write_all, read_exactly: io::partial_error, a std::system_error with transferred(). The end of
 //          the stream is a value. A line longer than the limit: std::errc::message_size; nothing is lost,
 //          and the next call may have a larger limit. No memory on the way: std::errc::not_enough_memory.
@@ -68,8 +69,8 @@ concept byte_stream = readable_stream<Stream> && writable_stream<Stream>;
 // An operation of several steps failed after some of them.
 class partial_error : public std::system_error {
  public:
-  partial_error(std::error_code code, const std::string& what, std::size_t transferred)
-      : std::system_error(code, what), transferred_(transferred) {}
+  partial_error(std::error_code code, const std::string& where, std::size_t transferred)
+      : std::system_error(code, where + ", after " + std::to_string(transferred) + " bytes"), transferred_(transferred) {}
   std::size_t transferred() const noexcept { return transferred_; }
 
  private:
@@ -124,6 +125,12 @@ class stepping_op : public waiter {
   // Stopped by a cancellation before all was done.
   bool stopped() const noexcept { return stopped_; }
   const std::optional<std::error_code>& failure() const noexcept { return failure_; }
+  // For the text of an error: in which step, on what.
+  std::string where_failed() const {
+    std::string text(Derived::name);
+    describe(text);
+    return text;
+  }
   // For moved(): that was no progress.
   void fail(std::errc why) noexcept { failure_ = std::make_error_code(why); }
   // For next(): there is more to do, by what `make` gives. The stream that it asks may be gone.
@@ -285,7 +292,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] write_all_op
   [[noreturn, gnu::cold, gnu::noinline]] void throw_incomplete() const {
     this->check_thrown();
     if (this->stopped()) throw cancellation();
-    throw partial_error(*this->failure(), name, done_);
+    throw partial_error(*this->failure(), this->where_failed(), done_);
   }
 
   Stream* to_;
@@ -314,7 +321,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] read_exactly_op
   std::size_t take() const {
     this->check_thrown();
     if (this->stopped()) throw cancellation();
-    if (this->failure()) throw partial_error(*this->failure(), "read_exactly", done_);
+    if (this->failure()) throw partial_error(*this->failure(), this->where_failed(), done_);
     return done_;
   }
   result<std::size_t> take_result() const {
@@ -405,7 +412,7 @@ class buffered_reader {
     auto take() {
       this->check_thrown();
       if (this->stopped()) throw cancelled();
-      if (this->failure()) throw std::system_error(*this->failure(), name);
+      if (this->failure()) throw std::system_error(*this->failure(), this->where_failed());
       // Nothing was taken out of the buffer: the caller may go on with a larger limit.
       if (!found_ && !ended_) throw_too_long(goal_);
       return Take::from(*reader_, found_);
@@ -445,7 +452,7 @@ class buffered_reader {
 
     std::size_t take() {
       const result<std::size_t> got = take_result();
-      if (!got) throw std::system_error(got.error(), name);
+      if (!got) throw std::system_error(got.error(), this->where_failed());
       return *got;
     }
     result<std::size_t> take_result() {

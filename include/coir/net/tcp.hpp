@@ -254,11 +254,13 @@ class [[nodiscard("co_await it, or coir::await(it)")]] chunk_op : public priv::r
   abort_answer abort() noexcept;
   std::optional<chunk> take();
   result<std::optional<chunk>> take_result();
+  void describe(std::string& text) const;
 
  private:
   static void accept_chunk(receive_wait& self, priv::receiver& from) noexcept;
 
   priv::receiver* from_;
+  int fd_;
   std::optional<chunk> arrived_;
 };
 

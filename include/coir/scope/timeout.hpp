@@ -16,6 +16,8 @@
 // Thread   one loop.
 // Cancel   the body gets `cancelled` at its suspend points. A body that never waits is not interrupted; one
 //          that comes to its end all the same gives its result. Another region's cancellation passes through.
+//          How far a read_exactly or a write_all had come when time ran out is not told: a limited op with a name
+//          goes on there when it is awaited again.
 // Errors   what the body throws; timed_out, a std::system_error with std::errc::timed_out.
 // Cost     around what is ready at once a few instructions for an op, about 30 ns for a task: a limit becomes a
 //          deadline when the fiber first parks under it, so no clock is read and no timer armed. After that one
