@@ -99,6 +99,8 @@ bool fiber_home::begin_again(fiber_base& which) noexcept {
     }
   }
   which.outcome_ = fiber_outcome::cancelled;
+  // ... or the region around it, which passes over what is cancelled already.
+  if (which.region::parent()->cancelled()) which.control_ &= static_cast<std::uint8_t>(~fiber_base::restarting);
   if ((which.control_ & fiber_base::restarting) == 0) return false;
   current_fiber = nullptr;
   if (!which.region::empty()) return true;
@@ -341,6 +343,7 @@ bool fiber_base::run_next() noexcept {
 
 void fiber_home::push_unusual(fiber_base& which) noexcept {
   COIR_TRACE(loop_->trace(), trace::point::ready, which.id());
+  loop_->work_appeared();
   if ((which.control_ & fiber_base::hastened) == 0) {
     ready_.push(which);
     return;

@@ -1,3 +1,4 @@
+#include <coir/fiber/run.hpp>
 #include <coir/fiber/scheduler.hpp>
 
 #include "context.hpp"
@@ -42,6 +43,8 @@ fiber_home::fiber_home(loop& of)
 }
 
 fiber_home::~fiber_home() = default;
+
+bool fiber_base::is_of_this_process() const noexcept { return home_->on().usable(); }
 
 instant fiber_base::since() const noexcept {
   const loop& on = home_->on();
@@ -111,7 +114,8 @@ void fiber_home::discard(fiber_base& block) noexcept {
 
 std::size_t fiber_home::run_ready() {
   // Their stacks and their current fiber would be mixed up.
-  if (current_fiber != nullptr) [[unlikely]] {
+  fiber_base* const around = current_fiber;
+  if (around != nullptr && around->is_of_this_process()) [[unlikely]] {
     throw_misuse("a loop that has fibers was run by a fiber of another loop");
   }
   const std::uint32_t limit = order_ == nullptr ? fibers_per_turn : arrange_batch();
@@ -121,7 +125,7 @@ std::size_t fiber_home::run_ready() {
   // Read once: who starts or stops looking meanwhile is heard in the next turn.
   trace_mask_ = loop_->trace().mask();
   turn_ms_ = milliseconds_of(loop_->turn_time());
-  update_unusual();
+  unusual_ = runs_unusually();
   for (;;) {
     turn_left_ = clocked - ran;
     turn_put_by_ = limit - clocked;
@@ -139,7 +143,8 @@ std::size_t fiber_home::run_ready() {
     if (loop_->coarse_time() - loop_->turn_time() >= turn_limit) break;
     clocked = std::min(clocked * clock_step, limit);
   }
-  current_fiber = nullptr;
+  current_fiber = around;
+  update_unusual();
   return ran;
 }
 
@@ -410,13 +415,19 @@ void fiber_home::close() noexcept {
   std::uint64_t threw = 0;
   std::uint32_t in_vain = 0;  // turns in a row that were left by an exception, before any fiber ran
   while (!root_.empty()) {
+    if (!has_ready() && !loop_->can_wake()) {
+      // What it was cancelled for it does not hear, and nothing else comes. To leave would destroy what it uses.
+      priv::tell("coir: a loop ends, and these of its fibers do not, for nothing can wake them:\n" + describe(*this));
+      std::abort();
+    }
     try {
       loop_->run_once(duration(-1));
       in_vain = 0;
       continue;
     } catch (...) {
       // The loop cannot be run here, or by this process; or it does nothing but throw. Nothing would ever end.
-      const bool refused = !loop_->usable() || current_fiber != nullptr || loop_->stats().turns == turns_before;
+      const bool in_fiber = current_fiber != nullptr && current_fiber->is_of_this_process();
+      const bool refused = !loop_->usable() || in_fiber || loop_->stats().turns == turns_before;
       if (refused || in_vain == turns_in_vain_max) std::terminate();
       if (threw++ == 0) tell_thrown(std::current_exception());
     }
@@ -548,7 +559,7 @@ priv::stack_exit fiber_home::run_on_stack(fiber_base& self) noexcept {
   // here: what runs next overwrites the stack, but not before we have left it. Until then a failure
   // handler or a destructor that spawns must not get this one.
   if (self.region::empty() && trace_mask_ == 0 && stacks_->keeps(mine) &&
-      (self.control_ & fiber_base::restarting) == 0) {
+      (self.control_ & fiber_base::restarting) == 0 && (self.region::state_ & region::told) == 0) {
     leaving_ = &mine;
     end(self);
     leaving_ = nullptr;

@@ -116,7 +116,7 @@ class uring_backend final : public backend {
   void submit() override;
   int pollable_fd() override;
   bool has_more() const noexcept override {
-    return pollable_ && (io_uring_cq_ready(&ring_) != 0 || work_flagged());
+    return pollable_ && (io_uring_cq_ready(&ring_) != 0 || work_flagged() || unsent() != 0 || owed_first_ != no_slot);
   }
   std::string describe() const override;
 

@@ -233,55 +233,62 @@ void loop::refuse_child() {
       "a loop was used in a child process (fork) of the one that made it; make a new loop there");
 }
 
-void loop::run() {
+// Runs turns. What they leave is sent, and shown to a foreign loop, which may be the next to wait.
+template <class Turns>
+void loop::drive(Turns&& turns) {
   const running now(*this);
-  // A stop that was asked for before still lets one turn through.
-  do {
-    // Nothing that could wake it: a turn that only looks, instead of a sleep without end.
-    turn(can_wake() ? never : instant::min());
-  } while (!inbox_.stop_requested() &&
-           (can_wake() || (fibers_ != nullptr && fibers_->has_ready())));
-  was_stopped_ = inbox_.stop_requested();
-  // One that comes just now is for the next run.
-  if (was_stopped_) inbox_.clear_stop();
-}
-
-std::size_t loop::run_once(duration at_most) {
-  const running now(*this);
-  const instant until = at_most < duration::zero()    ? never
-                        : at_most == duration::zero() ? instant::min()
-                                                      : coir::after(time(), at_most);
-  // What threw has left something, or another thread must be able to wake the foreign loop again.
-  struct show_at_exception {
-    loop* of;
-    ~show_at_exception() {
-      if (of == nullptr || !of->outer_ || !of->usable()) return;
+  try {
+    turns();
+  } catch (...) {
+    // What threw has left something, or another thread must be able to wake the foreign loop again.
+    if (outer_ && usable()) {
       try {
-        of->backend_->submit();
-        of->show_readiness();
+        backend_->submit();
+        show_readiness();
       } catch (const std::system_error&) {  // the next turn meets it again
       }
     }
-  };
-  show_at_exception thrown{this};
-  const std::size_t done = turn(until);
-  thrown.of = nullptr;
-  inbox_.clear_stop();
-  check_alive();  // the turn may have forked, and this be the child
+    throw;
+  }
+  check_alive();  // the last turn may have forked, and this be the child
   backend_->submit();
   if (outer_) show_readiness();
+}
+
+void loop::run() {
+  drive([&] {
+    // A stop that was asked for before still lets one turn through.
+    do {
+      // Nothing that could wake it: a turn that only looks, instead of a sleep without end.
+      turn(can_wake() ? never : instant::min());
+    } while (!inbox_.stop_requested() && (can_wake() || (fibers_ != nullptr && fibers_->has_ready())));
+    was_stopped_ = inbox_.stop_requested();
+    // One that comes just now is for the next run.
+    if (was_stopped_) inbox_.clear_stop();
+  });
+}
+
+std::size_t loop::run_once(duration at_most) {
+  std::size_t done = 0;
+  drive([&] {
+    done = turn(at_most < duration::zero()    ? never
+                : at_most == duration::zero() ? instant::min()
+                                              : coir::after(time(), at_most));
+    if (inbox_.stop_requested()) inbox_.clear_stop();
+  });
   return done;
 }
 
 void loop::run_for(duration limit) {
-  const running now(*this);
-  const instant until = coir::after(time(), limit);
-  do {
-    turn(until);
-  } while (!inbox_.stop_requested() && time() < until);
-  inbox_.clear_stop();
-  check_alive();
-  backend_->submit();
+  drive([&] {
+    const instant until = coir::after(time(), limit);
+    bool stopped = false;
+    do {
+      turn(until);
+      stopped = inbox_.stop_requested();
+    } while (!stopped && time() < until);
+    if (stopped) inbox_.clear_stop();
+  });
 }
 
 std::size_t loop::turn(instant until) {
@@ -538,9 +545,7 @@ owned<child_watch> loop::child_exit(pid_t pid, callback<const child_status&> the
 
 owned<timer> loop::set_timer(instant first, duration interval, callback<timer&>&& then) {
   if (!then) throw_misuse("a timer without a function to call");
-  owned<timer> made(*new timer(*this, first, interval, std::move(then)));
-  show_change();
-  return made;
+  return owned<timer>(*new timer(*this, first, interval, std::move(then)));
 }
 
 owned<timer> loop::fire_after(duration wait, callback<timer&>&& then) {
@@ -624,9 +629,12 @@ int loop::pollable_fd() {
     outer_ = std::move(set);
     outer_timer_ = std::move(timer);
     outer_deadline_ = never;
+    if (fibers_ != nullptr) fibers_->say_outside();
     backend_->unattend();
     if (!in_turn_) {
       try {
+        // First: from then on the backend does not ask for posts, and need not take that back.
+        static_cast<void>(backend_->pollable_fd());
         backend_->submit();
         show_readiness();
       } catch (...) {
@@ -670,13 +678,12 @@ void loop::show(shown& last, int fd, std::uint64_t rebuilds) {
 }
 
 void loop::aim(instant deadline) {
+  if (deadline != instant::min()) deadline = shifted(deadline);
   if (deadline == outer_deadline_ && deadline != instant::min()) return;
   itimerspec when{};
   if (deadline != never) {
     // 1 ns after the clock's start is long ago, and arms the timer where 0 would disarm it.
-    const duration at = deadline == instant::min()
-                            ? duration(1)
-                            : std::max(duration(1), shifted(deadline).time_since_epoch());
+    const duration at = std::max(duration(1), deadline.time_since_epoch());
     when.it_value.tv_sec = at / std::chrono::seconds(1);
     when.it_value.tv_nsec = (at % std::chrono::seconds(1)).count();
   }

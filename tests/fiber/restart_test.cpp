@@ -12,6 +12,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -245,6 +246,33 @@ TEST_CASE("a fiber whose region is cancelled while it is restarted ends") {
     parent.cancel();
     hold.give_up();
     wait(coir::end_op(parent));
+    CHECK(runs == 1);
+  });
+}
+
+TEST_CASE("a fiber whose region is cancelled by what its last run leaves behind ends") {
+  on_both_surfaces([](auto wait) {
+    struct at_end {
+      explicit at_end(coir::nursery& whom) : nursery(&whom) {}
+      at_end(at_end&& other) noexcept : nursery(std::exchange(other.nursery, nullptr)) {}
+      ~at_end() {
+        if (nursery != nullptr) nursery->cancel();
+      }
+      coir::nursery* nursery;
+    };
+    int runs = 0;
+    coir::with_nursery([&](coir::nursery& children) {
+      const auto body = [&runs](at_end) -> coir::task<> {
+        ++runs;
+        co_await coir::sleep_until(coir::never);
+      };
+      auto child = children.spawn([&] { return body(at_end(children)); });
+      support::until([&] { return support::waiting(child); });
+      CHECK(child.restart());
+      wait(coir::end_op(child));
+      CHECK(child.outcome() == fiber_outcome::cancelled);
+      CHECK(children.cancelled());
+    });
     CHECK(runs == 1);
   });
 }

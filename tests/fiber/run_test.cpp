@@ -358,6 +358,26 @@ TEST_CASE("fibers that wait for somebody who never answers end the process, with
   CHECK_THAT(ended.text, Contains("fiber 1 main: waiting in hand"));
 }
 
+TEST_CASE("a fiber of nobody's that nothing can wake ends the process behind main's end, with its name") {
+  const auto ended = support::in_child([] {
+    coir::event never;
+    coir::run([&] {
+      auto child = coir::spawn(
+          [&] {
+            coir::cancel_scope unheard;
+            unheard.shield();
+            unheard.run([&] { coir::await(never.wait()); });
+          },
+          coir::spawn_options().name("shielded"));
+      coir::await(coir::yield());
+      child.detach();
+    });
+  });
+  CHECK(ended.signal == SIGABRT);
+  CHECK_THAT(ended.text, Contains("nothing can wake them"));
+  CHECK_THAT(ended.text, Contains("shielded: waiting in event"));
+}
+
 TEST_CASE("what can still wake somebody is no deadlock: a timer, a request, a hold, a post") {
   coir::run([] { coir::await(coir::sleep_for(1ms)); });
   coir::run([] {
@@ -441,6 +461,36 @@ TEST_CASE("a process forked by a fiber cannot go on with the parent's fibers, an
   CHECK(WEXITSTATUS(status) == 3);
   REQUIRE(got > 0);
   CHECK_THAT(said, Contains("child process"));
+}
+
+TEST_CASE("a process forked by a fiber may run fibers of its own, and leave") {
+  coir::run([] {
+    const auto ended = support::in_child([] {
+      std::string said;
+      const auto body = [&said](const char* text) -> coir::task<> {
+        co_await coir::sleep_for(1ms);
+        said += text;
+      };
+      const coir::fiber_base* const forked = coir::current_fiber;
+      {
+        coir::loop loop;
+        coir::scheduler fibers(loop);
+        fibers.spawn(body("a"));
+        fibers.spawn([&] { coir::await(body("b")); });
+        loop.run();
+        auto left = fibers.spawn([&] { coir::await(coir::sleep_until(coir::never)); });
+        loop.run_once();
+      }
+      coir::run([&]() -> coir::task<> {
+        co_await body("c");
+        co_await coir::on_stack([&] { coir::await(body("d")); });
+      });
+      if (said != "abcd") throw std::runtime_error("the fibers of a forked process have said " + said);
+      if (coir::current_fiber != forked) throw std::runtime_error("they have taken the place of the one that forked");
+    });
+    INFO(ended.text);
+    CHECK(ended.exit_code == 0);
+  });
 }
 
 TEST_CASE("a process forked outside of fibers runs fibers of its own, and leaves the parent's alone") {

@@ -343,6 +343,33 @@ TEST_CASE("the scheduler counts what was spawned, has ended, and failed") {
   CHECK(fibers.stats().ended == 3);
 }
 
+TEST_CASE("the scheduler counts fibers that were cancelled and returned all the same, with both bodies") {
+  coir::loop loop;
+  coir::scheduler fibers(loop);
+  const auto function = [] {
+    try {
+      coir::await(coir::sleep_until(coir::never));
+    } catch (const coir::cancelled&) {
+    }
+  };
+  const auto coroutine = []() -> coir::task<> {
+    try {
+      co_await coir::sleep_until(coir::never);
+    } catch (const coir::cancelled&) {
+    }
+  };
+  auto first = fibers.spawn(function);
+  loop.run_once();
+  first.cancel();
+  loop.run_once();
+  CHECK(fibers.stats().swallowed == 1);
+  auto second = fibers.spawn(coroutine);
+  loop.run_once();
+  second.cancel();
+  loop.run_once();
+  CHECK(fibers.stats().swallowed == 2);
+}
+
 TEST_CASE("two loops with fibers run in turns on one thread, and their fibers wake each other") {
   coir::loop loops[2];
   coir::scheduler one(loops[0]);
@@ -387,6 +414,52 @@ TEST_CASE("what is spawned or cancelled outside of a turn makes the loop's descr
   CHECK(::poll(&readable, 1, 10'000) == 1);
   settle();
   CHECK(sleeps.state() == fiber_state::dead);
+}
+
+TEST_CASE("whatever wakes a fiber outside of a turn makes the loop's descriptor readable") {
+  for (const bool asked_before : {false, true}) {
+    INFO((asked_before ? "the descriptor" : "the scheduler") << " first");
+    coir::loop loop;
+    if (asked_before) loop.pollable_fd();
+    coir::scheduler fibers(loop);
+    pollfd readable{loop.pollable_fd(), POLLIN, 0};
+    const auto settle = [&] {
+      while (::poll(&readable, 1, 0) == 1) loop.run_once();
+    };
+    coir::event rung;
+    coir::channel<int> numbers(4);
+    hand held;
+    coir::cancel_scope limited;
+    limited.deadline(loop.time() + 1h);
+    const auto rings = [&]() -> coir::task<> { co_await rung.wait(); };
+    auto on_event = fibers.spawn(rings);
+    auto on_channel = fibers.spawn([&] { CHECK(coir::await(numbers.receive()) == 3); });
+    auto on_hand = fibers.spawn([&] { coir::await(hand_op(held)); });
+    auto on_time = fibers.spawn([&] { limited.run([&] { coir::await(coir::sleep_until(coir::never)); }); });
+    settle();
+    REQUIRE(support::waiting(on_time));
+
+    rung.set();
+    CHECK(::poll(&readable, 1, 10'000) == 1);
+    settle();
+    CHECK(on_event.state() == fiber_state::dead);
+    CHECK(numbers.try_send(3));
+    CHECK(::poll(&readable, 1, 10'000) == 1);
+    settle();
+    CHECK(on_channel.state() == fiber_state::dead);
+    // Also when what is unusual about a fiber has come and gone.
+    on_hand.park();
+    on_hand.unpark();
+    settle();
+    held.complete();
+    CHECK(::poll(&readable, 1, 10'000) == 1);
+    settle();
+    CHECK(on_hand.state() == fiber_state::dead);
+    limited.deadline(loop.time() + 1ms);
+    CHECK(::poll(&readable, 1, 10'000) == 1);
+    settle();
+    CHECK(on_time.state() == fiber_state::dead);
+  }
 }
 
 TEST_CASE("fibers that only sleep wake a plain poll when their time has come, and leave it in peace before") {

@@ -206,6 +206,51 @@ TEST_CASE("between turns that a foreign poll asked for, the loop may also sleep 
   other.join();
 }
 
+TEST_CASE("after a run of the loop's own the foreign loop is woken as before") {
+  for (const bool stopped : {false, true}) {
+    INFO((stopped ? "run" : "run_for"));
+    coir::loop loop;
+    host foreign(loop);
+    std::vector<int> order;
+    ringer rung(order, 1);
+    const support::fd_pair ends = support::socket_pair();
+    std::array<std::byte, 8> buffer;
+    support::asked get(coir::request::recv(ends[0].get(), buffer));
+    loop.post([&] {
+      REQUIRE(loop.start(get.request));
+      loop.arm(rung, loop.time() + 20ms);
+      if (stopped) loop.stop();
+    });
+    if (stopped) {
+      loop.run();
+    } else {
+      loop.run_for(1ms);
+    }
+    foreign.expect_quiet();
+    bool ran = false;
+    std::thread other([&] { loop.post([&] { ran = true; }); });
+    foreign.run_until([&] { return ran; });
+    other.join();
+    foreign.run_until([&] { return !order.empty(); });
+    REQUIRE(::write(ends[1].get(), "x", 1) == 1);
+    foreign.run_until([&] { return get.over(); });
+    foreign.expect_quiet();
+  }
+}
+
+TEST_CASE("a loop whose time was held up wakes the foreign loop when its time has come") {
+  coir::loop loop;
+  host foreign(loop);
+  std::vector<int> order;
+  ringer rung(order, 1);
+  loop.arm(rung, loop.time() + 5ms);
+  loop.run_once();
+  loop.shift_time(40ms);
+  foreign.run_until([&] { return !order.empty(); });
+  CHECK(foreign.woken <= 3);
+  foreign.expect_quiet();
+}
+
 TEST_CASE("ready work left over keeps it readable until there is none") {
   coir::loop loop;
   ready_things fibers;

@@ -102,6 +102,10 @@ class fiber_home final : public ready_hook {
     drawn_ = drawn_ * 6364136223846793005U + 1442695040888963407U;
     return static_cast<std::uint32_t>((drawn_ >> 32) * count >> 32);
   }
+  void say_outside() noexcept override {
+    says_outside_ = true;
+    update_unusual();
+  }
   void abandon() noexcept override { turn_left_ = turn_put_by_ = 0; }
 
   // What the awaiters stand on.
@@ -200,7 +204,8 @@ class fiber_home final : public ready_hook {
   // As soon as the running fiber suspends, run_ready looks again at what is unusual.
   void break_turn_off() noexcept { turn_put_by_ += std::exchange(turn_left_, 0); }
   void push_unusual(fiber_base& which) noexcept;
-  void update_unusual() noexcept { unusual_ = trace_mask_ != 0 || parked_ != 0 || hastened_ != 0; }
+  bool runs_unusually() const noexcept { return trace_mask_ != 0 || parked_ != 0 || hastened_ != 0; }
+  void update_unusual() noexcept { unusual_ = runs_unusually() || says_outside_; }
   template <bool Unusual>
   void run_some() noexcept;
   // To whoever owns the region, or to the failure handler.
@@ -214,7 +219,9 @@ class fiber_home final : public ready_hook {
   std::uint32_t share_left_ = 0;  // ops of the running fiber that may still finish at once
   std::uint32_t trace_mask_ = 0;  // as it was when the turn began
   bool transfer_ = false;
-  bool unusual_ = false;  // somebody is traced, parked or in a hurry: switches and wake-ups must look
+  // Somebody is traced, parked or in a hurry: switches and wake-ups must look. While none is switched to, also when a
+  // foreign loop is to be told of wake-ups.
+  bool unusual_ = false;
   std::uint32_t turn_ms_ = 0;  // the turn's time in milliseconds since the epoch, modulo 2^32
   void* main_context_ = nullptr;  // where the thread's own stack is, while a fiber's runs
   stack* leaving_ = nullptr;      // a fiber ends on it: it is not to be had yet
@@ -230,6 +237,7 @@ class fiber_home final : public ready_hook {
   std::uint64_t swallowed_ = 0;
   bool closed_ = false;
   bool parking_ended_ = false;
+  bool says_outside_ = false;
   std::uint32_t turn_put_by_ = 0;  // what may run in this turn after a look at the clock, or at what is unusual
   std::uint32_t parked_ = 0;       // so many fibers are
   std::uint32_t hastened_ = 0;     // so many are to be woken ahead of others

@@ -13,6 +13,8 @@
 //          std::system_error with std::errc::operation_canceled. std::logic_error from inside a fiber. What a
 //          callback of the loop throws (a watcher, a timer, a post) cancels main, and leaves run() when all have
 //          ended; of what is thrown meanwhile the first is told on standard error, and how many more there were.
+//          Fibers that wait on, though cancelled, for what nobody can bring end the program; standard error has
+//          their names.
 // Cost     a loop: about 100 microseconds on io_uring, 10 on epoll.
 // See      coir/fiber/scheduler.hpp; coir/loop/loop.hpp
 #pragma once
@@ -73,6 +75,18 @@ class runner {
 
  private:
   class watch;
+  // In a child that a fiber has forked: the fiber of the process before, which is none here.
+  class outer_fiber {
+   public:
+    outer_fiber();
+    outer_fiber(const outer_fiber&) = delete;
+    ~outer_fiber();
+
+   private:
+    fiber_base* which_;
+  };
+
+  outer_fiber around_;
   loop loop_;
   scheduler fibers_;
   bool reports_overflow_;

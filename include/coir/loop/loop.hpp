@@ -113,6 +113,8 @@ class ready_hook {
   // Runs a bounded number of what is ready; returns how many.
   virtual std::size_t run_ready() = 0;
   virtual bool has_ready() const noexcept = 0;
+  // A foreign loop waits for this one: from now on what becomes ready is told (loop::work_appeared).
+  virtual void say_outside() noexcept {}
   // In a forked child: what is left to run is the parent's.
   virtual void abandon() noexcept {}
 
@@ -228,8 +230,8 @@ class loop {
   owned<path_watch> watch_path(std::string path, fs_mask what, callback<const fs_event&> then);
 
   // A descriptor for a foreign poll, epoll or event loop: readable when run_once() has something to do.
-  // Once asked for, every run_once() leaves it so, and so does what is registered, started, changed or ended outside
-  // of a turn; at times it says so once for nothing. Stays the same for the life of the loop.
+  // Once asked for, run_once(), run_for() and run() leave it so, and so does what is registered, started, changed or
+  // ended outside of a turn; at times it says so once for nothing. Stays the same for the life of the loop.
   int pollable_fd();
   // Outside of a turn, something has become ready to run: shows it to the foreign loop.
   void work_appeared() noexcept {
@@ -241,17 +243,23 @@ class loop {
   instant time() const noexcept {
     return (time_source_ == nullptr ? steady_now() : time_source_->now()) - time_shift_;
   }
-  // The same, or up to 4 ms less, for a quarter of the cost.
+  // The same, or up to one tick of the kernel's clock (1 to 10 ms) less, for a quarter of the cost.
   instant coarse_time() const noexcept {
     return time_source_ == nullptr ? coarse_now() - time_shift_ : time();
   }
-  // The time of this turn, which costs nothing; up to 4 ms behind while there are no timers.
+  // The time of this turn, which costs nothing; up to a tick behind while there are no timers.
   instant turn_time() const noexcept { return turn_time_; }
   // Moves the loop's time into the past by `held`: for whoever stopped the loop.
-  void shift_time(duration held) noexcept { time_shift_ += held; }
+  void shift_time(duration held) {
+    time_shift_ += held;
+    show_change();
+  }
 
   // See timer.hpp. Deadlines are instants of time().
-  void arm(timer_node& which, instant deadline) { timers_.arm(which, deadline); }
+  void arm(timer_node& which, instant deadline) {
+    timers_.arm(which, deadline);
+    show_change();
+  }
   bool disarm(timer_node& which) noexcept { return timers_.disarm(which); }
 
   // See request.hpp. True: in flight. False: over, result set, nobody will be told.
@@ -331,7 +339,10 @@ class loop {
   // For those that stand on watchers.
   watch_set& watches();
 
-  void install(ready_hook* fibers) noexcept { fibers_ = fibers; }
+  void install(ready_hook* fibers) noexcept {
+    fibers_ = fibers;
+    if (outer_ && fibers != nullptr) fibers->say_outside();
+  }
   ready_hook* installed() const noexcept { return fibers_; }
   void install(backend::blocking_hook hook) noexcept { backend_->install(hook); }
   // For a hook that answered false: what it ran is over, its result set.
@@ -406,6 +417,8 @@ class loop {
   void push(post_node* node) noexcept { inbox_.push(*node); }
   std::size_t look(instant deadline);
   void sleep_over_all(instant deadline);
+  template <class Turns>
+  void drive(Turns&& turns);
   std::size_t turn(instant until);
   std::size_t wait(instant until);
   enum class spun : std::uint8_t { in_vain, helped, kernel };
