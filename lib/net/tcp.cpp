@@ -341,6 +341,8 @@ address tcp_listener::local_address() const { return priv::local_address(accepto
 tcp_listener_stats tcp_listener::stats() const noexcept { return acceptor_->stats(); }
 int tcp_listener::fd() const noexcept { return acceptor_->fd(); }
 
+accept_op::accept_op(priv::acceptor& from) noexcept : from_(&from), fd_(from.fd()) {}
+
 bool accept_op::start(waiter& told) {
   if (from_ == nullptr) throw_misuse("accepting from a TCP listener that ended while the same accept waited");
   return from_->wait(*this, told);
@@ -362,8 +364,6 @@ tcp_stream accept_op::take() {
   return tcp_stream(on, std::move(accepted_));
 }
 
-void accept_op::describe(std::string& text) const {
-  if (from_ != nullptr) text += fmt::format(" on descriptor {}", from_->fd());
-}
+void accept_op::describe(std::string& text) const { text += fmt::format(" on descriptor {}", fd_); }
 
 }  // namespace coir::net

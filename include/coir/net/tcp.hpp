@@ -373,7 +373,7 @@ class tcp_stream {
 class [[nodiscard("co_await it, or coir::await(it)")]] accept_op {
  public:
   static constexpr const char* name = "accept";
-  explicit accept_op(priv::acceptor& from) noexcept : from_(&from) {}
+  explicit accept_op(priv::acceptor& from) noexcept;
 
   bool start(waiter& told);
   abort_answer abort() noexcept;
@@ -387,6 +387,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] accept_op {
   waiter* told_ = nullptr;
   accept_op* next_ = nullptr;
   descriptor accepted_;
+  int fd_;
   int error_ = 0;
 };
 
