@@ -33,10 +33,17 @@ std::uint32_t milliseconds_of(instant at) noexcept {
 
 // --- fiber_home: birth ---
 
+// Who forks in a fiber goes on, on that one's stack.
+priv::side fiber_home::side_here() noexcept {
+  const bool forked = current_fiber != nullptr && !current_fiber->is_of_this_process();
+  const stack* const on = forked ? current_fiber->current_stack() : nullptr;
+  return on != nullptr ? on->side_ : priv::thread_side();
+}
+
 fiber_home::fiber_home(loop& of)
     : loop_(&of),
       root_(nullptr),
-      own_side_(priv::thread_side()),
+      own_side_(side_here()),
       stacks_(std::make_unique<stack_pool>()) {
   if (of.installed() != nullptr) throw_misuse("a loop has one scheduler, and this one has it already");
   of.install(this);
@@ -44,7 +51,6 @@ fiber_home::fiber_home(loop& of)
 
 fiber_home::~fiber_home() = default;
 
-bool fiber_base::is_of_this_process() const noexcept { return home_->on().usable(); }
 
 instant fiber_base::since() const noexcept {
   const loop& on = home_->on();
@@ -125,7 +131,8 @@ std::size_t fiber_home::run_ready() {
   // Read once: who starts or stops looking meanwhile is heard in the next turn.
   trace_mask_ = loop_->trace().mask();
   turn_ms_ = milliseconds_of(loop_->turn_time());
-  unusual_ = runs_unusually();
+  switches_ = true;
+  update_unusual();
   for (;;) {
     turn_left_ = clocked - ran;
     turn_put_by_ = limit - clocked;
@@ -144,6 +151,7 @@ std::size_t fiber_home::run_ready() {
     clocked = std::min(clocked * clock_step, limit);
   }
   current_fiber = around;
+  switches_ = false;
   update_unusual();
   return ran;
 }
@@ -394,6 +402,15 @@ void tell_thrown(const std::exception_ptr& first) noexcept {
     priv::tell("coir: a callback of a loop threw while the loop's fibers came to their end\n");
   }
 }
+// Though cancelled.
+void tell_endless(const fiber_home& fibers) noexcept {
+  try {
+    priv::tell("coir: a loop ends and waits for these fibers, which nothing that it knows of can wake:\n" +
+               describe(fibers));
+  } catch (const std::bad_alloc&) {
+    priv::tell("coir: a loop ends and waits for fibers which nothing that it knows of can wake\n");
+  }
+}
 void tell_thrown_again(std::uint64_t times) noexcept {
   try {
     priv::tell(fmt::format("coir: ... and callbacks threw {} more times until the fibers had ended\n", times));
@@ -414,11 +431,12 @@ void fiber_home::close() noexcept {
   const std::uint64_t turns_before = loop_->stats().turns;
   std::uint64_t threw = 0;
   std::uint32_t in_vain = 0;  // turns in a row that were left by an exception, before any fiber ran
+  bool told = false;
   while (!root_.empty()) {
-    if (!has_ready() && !loop_->can_wake()) {
-      // What it was cancelled for it does not hear, and nothing else comes. To leave would destroy what it uses.
-      priv::tell("coir: a loop ends, and these of its fibers do not, for nothing can wake them:\n" + describe(*this));
-      std::abort();
+    if (!told && !has_ready() && !loop_->can_wake()) {
+      // To leave would destroy what they use, and a thread may post that did not hold the loop.
+      told = true;
+      tell_endless(*this);
     }
     try {
       loop_->run_once(duration(-1));

@@ -191,6 +191,7 @@ class uring_backend final : public backend {
   void hear_again();
   int enter(unsigned wait_for, unsigned flags, instant deadline) noexcept;
   void judge(int entered);
+  void pause_if_refused(int entered) const noexcept;
   std::size_t reap() noexcept;
   [[gnu::noinline]] void hear(std::uint64_t data, int result, std::uint32_t flags) noexcept;
   void hear_of_cancel(std::uint64_t data, int result) noexcept;
@@ -662,6 +663,14 @@ void uring_backend::judge(int entered) {
   }
 }
 
+// Nothing was taken and nothing is there to make room: a pause, not a spin.
+void uring_backend::pause_if_refused(int entered) const noexcept {
+  if (entered != -EAGAIN && entered != -EBUSY && entered != -ENOMEM) return;
+  if (io_uring_cq_ready(&ring_) != 0) return;
+  const timespec pause{0, 1'000'000};
+  ::nanosleep(&pause, nullptr);
+}
+
 void uring_backend::submit() {
   if (!bound_) bind();
   if (deaf_ && pollable_) hear_again();
@@ -670,7 +679,10 @@ void uring_backend::submit() {
   if (unsent() != 0) {
     // What completes in the next wait() was not answered at once.
     ++turn_;
-    judge(enter(0, 0, never));
+    const int entered = enter(0, 0, never);
+    judge(entered);
+    // Who has a foreign loop wait comes back at once.
+    if (pollable_) pause_if_refused(entered);
   }
 }
 
@@ -699,12 +711,7 @@ std::size_t uring_backend::wait(instant deadline) {
   }
   if (entered < 0) [[unlikely]] {
     judge(entered);
-    if ((entered == -EAGAIN || entered == -EBUSY || entered == -ENOMEM) &&
-        deadline != instant::min() && io_uring_cq_ready(&ring_) == 0) {
-      // Nothing was taken and nothing is there to make room: a pause, not a spin.
-      const timespec pause{0, 1'000'000};
-      ::nanosleep(&pause, nullptr);
-    }
+    if (deadline != instant::min()) pause_if_refused(entered);
   }
   std::size_t count = reap();
   // What did not fit in the queue is moved there when the kernel is asked.

@@ -503,7 +503,9 @@ void loop::let_go(registration& which) noexcept {
 }
 
 bool loop::watchers_wait() const noexcept { return watches_ != nullptr && watches_->has_undelivered(); }
-bool loop::watchers_can_wake() const noexcept { return watches_ != nullptr && watches_->can_wake(); }
+bool loop::watchers_can_wake() const noexcept {
+  return watches_ != nullptr && (watches_->can_wake() || watches_->has_undelivered());
+}
 
 owned<watcher> loop::watch(int fd, watch_options options) {
   owned<watcher> made(watches().add(*this, fd, std::move(options)));
@@ -545,7 +547,9 @@ owned<child_watch> loop::child_exit(pid_t pid, callback<const child_status&> the
 
 owned<timer> loop::set_timer(instant first, duration interval, callback<timer&>&& then) {
   if (!then) throw_misuse("a timer without a function to call");
-  return owned<timer>(*new timer(*this, first, interval, std::move(then)));
+  owned<timer> made(*new timer(*this, first, interval, std::move(then)));
+  show_change();
+  return made;
 }
 
 owned<timer> loop::fire_after(duration wait, callback<timer&>&& then) {

@@ -46,6 +46,7 @@ void timer::restart_at(instant deadline) {
   loop& mine = checked();
   mine.arm(node_, deadline);
   deadline_ = deadline;
+  mine.show_change();
 }
 
 void timer::fire(timer_node& node) {

@@ -126,8 +126,7 @@ void mail_link::abandon() noexcept {
 // --- the queue ---
 
 loop& mail_queue::here() {
-  if (current_fiber != nullptr) return current_fiber->home().on();
-  if (loop* const running = loop::current(); running != nullptr) return *running;
+  if (loop* const running = loop_here(); running != nullptr) return *running;
   throw_misuse("a mailbox or remote channel was made where no loop runs: name the loop whose fibers are to receive");
 }
 

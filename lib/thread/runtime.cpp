@@ -499,7 +499,7 @@ std::size_t runtime::load(std::size_t index) const {
 }
 
 std::size_t runtime::this_loop() const {
-  const loop* const own = current_fiber != nullptr ? &current_fiber->home().on() : loop::current();
+  const loop* const own = loop_here();
   if (own == nullptr) throw_misuse("this thread runs no loop of a runtime");
   return core_->index_of(*own);
 }

@@ -456,9 +456,10 @@ TEST_CASE("whatever wakes a fiber outside of a turn makes the loop's descriptor 
     settle();
     CHECK(on_hand.state() == fiber_state::dead);
     limited.deadline(loop.time() + 1ms);
-    CHECK(::poll(&readable, 1, 10'000) == 1);
-    settle();
-    CHECK(on_time.state() == fiber_state::dead);
+    while (on_time.state() != fiber_state::dead) {
+      REQUIRE(::poll(&readable, 1, 10'000) == 1);
+      settle();
+    }
   }
 }
 

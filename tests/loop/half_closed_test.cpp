@@ -190,6 +190,8 @@ TEST_CASE("who receives an urgent byte that is only announced waits quietly, als
     REQUIRE(::setsockopt(listener.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small) == 0);
     const coir::unique_fd far(::socket(AF_INET, SOCK_STREAM, 0));
     const sockaddr_in where = support::own_address(listener.get());
+    const int roomy = 100'000;
+    REQUIRE(::setsockopt(far.get(), SOL_SOCKET, SO_SNDBUF, &roomy, sizeof roomy) == 0);
     REQUIRE(::connect(far.get(), reinterpret_cast<const sockaddr*>(&where), sizeof where) == 0);
     const coir::unique_fd near(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK));
     const std::string much(60'000, 'x');

@@ -441,25 +441,31 @@ TEST_CASE("edge-triggered and oneshot: the write behind a read that threw comes 
 }
 
 TEST_CASE("the write behind a read that stopped the loop comes in the next run") {
-  coir::loop loop;
-  const support::fd_pair ends = support::socket_pair();
-  std::string order;
-  auto both = loop.watch(ends[0].get(), watch_options{.read =
-                                                          [&](watcher&) {
-                                                            order += "r";
-                                                            loop.stop();
-                                                          },
-                                                      .write =
-                                                          [&](watcher& w) {
-                                                            order += "w";
-                                                            w.cancel();
-                                                          },
-                                                      .edge_triggered = true});
-  put(ends[1], "x");
-  loop.run();
-  CHECK(order == "r");
-  loop.run();
-  CHECK(order == "rw");
+  for (const bool once : {false, true}) {
+    INFO((once ? "oneshot" : "edge-triggered"));
+    coir::loop loop;
+    const support::fd_pair ends = support::socket_pair();
+    std::string order;
+    put(ends[1], "x");
+    auto both = loop.watch(ends[0].get(), watch_options{.read =
+                                                            [&](watcher&) {
+                                                              order += "r";
+                                                              loop.stop();
+                                                            },
+                                                        .write =
+                                                            [&](watcher& w) {
+                                                              order += "w";
+                                                              w.cancel();
+                                                            },
+                                                        .edge_triggered = !once,
+                                                        .oneshot = once});
+    loop.run();
+    CHECK(order == "r");
+    CHECK(loop.can_wake());
+    loop.run();
+    CHECK(order == "rw");
+    CHECK_FALSE(loop.can_wake());
+  }
 }
 
 TEST_CASE("level-triggered: a read that threw is called again, before the write") {

@@ -196,6 +196,7 @@ class fiber_home final : public ready_hook {
   void fetch_ahead() noexcept;
   void trace_stop(fiber_base& which) noexcept;
   void body_over(fiber_base& which) noexcept;
+  static priv::side side_here() noexcept;
   void end(fiber_base& which) noexcept;
   bool begin_again(fiber_base& which) noexcept;
   void renew_stack(fiber_base& which) noexcept;
@@ -205,7 +206,7 @@ class fiber_home final : public ready_hook {
   void break_turn_off() noexcept { turn_put_by_ += std::exchange(turn_left_, 0); }
   void push_unusual(fiber_base& which) noexcept;
   bool runs_unusually() const noexcept { return trace_mask_ != 0 || parked_ != 0 || hastened_ != 0; }
-  void update_unusual() noexcept { unusual_ = runs_unusually() || says_outside_; }
+  void update_unusual() noexcept { unusual_ = runs_unusually() || (says_outside_ && !switches_); }
   template <bool Unusual>
   void run_some() noexcept;
   // To whoever owns the region, or to the failure handler.
@@ -238,6 +239,7 @@ class fiber_home final : public ready_hook {
   bool closed_ = false;
   bool parking_ended_ = false;
   bool says_outside_ = false;
+  bool switches_ = false;  // run_ready is at work
   std::uint32_t turn_put_by_ = 0;  // what may run in this turn after a look at the clock, or at what is unusual
   std::uint32_t parked_ = 0;       // so many fibers are
   std::uint32_t hastened_ = 0;     // so many are to be woken ahead of others
@@ -402,6 +404,13 @@ inline void fiber_home::begin(fiber_base& block, bool ahead) noexcept {
   } else {
     ready_.push(block);
   }
+}
+
+inline bool fiber_base::is_of_this_process() const noexcept { return home_->on().usable(); }
+
+// The running fiber's, or else the one that this thread runs; null outside of any.
+inline loop* loop_here() noexcept {
+  return current_fiber != nullptr && current_fiber->is_of_this_process() ? &current_fiber->home().on() : loop::current();
 }
 
 }  // namespace coir

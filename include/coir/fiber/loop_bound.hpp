@@ -25,7 +25,7 @@ class loop_bound {
 
   void check() noexcept {
 #if !defined(NDEBUG)
-    const loop* const here = current_fiber != nullptr ? &current_fiber->home().on() : loop::current();
+    const loop* const here = loop_here();
     if (here != bound_ || (here != nullptr && here->number() != number_)) [[unlikely]]
       bind(here);
 #endif

@@ -13,8 +13,8 @@
 //          std::system_error with std::errc::operation_canceled. std::logic_error from inside a fiber. What a
 //          callback of the loop throws (a watcher, a timer, a post) cancels main, and leaves run() when all have
 //          ended; of what is thrown meanwhile the first is told on standard error, and how many more there were.
-//          Fibers that wait on, though cancelled, for what nobody can bring end the program; standard error has
-//          their names.
+//          Fibers that wait on, though cancelled, for what nobody can bring, behind a shield say: of main and its
+//          children they end the program with their names on standard error; others are named there, and waited for.
 // Cost     a loop: about 100 microseconds on io_uring, 10 on epoll.
 // See      coir/fiber/scheduler.hpp; coir/loop/loop.hpp
 #pragma once

@@ -24,8 +24,9 @@
 //          and awaited, then it is rethrown from the owner's end. One that is joined meanwhile goes to the
 //          joiner instead; one spawned with report_failure, and a root's, to the failure handler. What callbacks
 //          of the loop throw while ~scheduler waits: the first is told on standard error, and how many more; the
-//          fibers end all the same. A loop that does nothing but throw ends the program, and so do fibers that nothing
-//          can wake, behind a shield say, and a scheduler of another loop that a fiber made and spawned into.
+//          fibers end all the same. A loop that does nothing but throw ends the program, and so does a scheduler of
+//          another loop that a fiber made and spawned into. Fibers that nothing can wake (a shield; no loop::hold for
+//          a post to come) are named on standard error, and waited for.
 //          std::system_error with ENOMEM when there is no memory for a stack.
 // Cost     spawn and join of a task about 40 ns, of a function about the same on a stack from the pool;
 //          yield 8 to 15 ns. No lock, no atomic; the coarse clock at most three times a turn.

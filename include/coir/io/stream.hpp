@@ -14,7 +14,8 @@
 //          stream on its loop: std::errc::bad_file_descriptor.
 // Thread   one loop. Steps after the first are made by whoever completes the one before: outside of any fiber, or in
 //          another's. A stream of one's own names its loop; its read_some and write_some, and the start() of what
-//          they give, must not wait, spawn or ask for the running fiber. What they throw reaches the awaiter.
+//          they give, must not wait, spawn or ask for the running fiber. What they throw reaches the awaiter. By the
+//          time of their describe() the stream may be gone.
 // Cancel   write_all and read_exactly stop between two steps and say in `cancelled` how many bytes had
 //          moved; awaited again, they go on there. So does one with a name under a limit (timeout.hpp), which
 //          does not say how many. A buffered_reader keeps what it has read: nothing is lost.

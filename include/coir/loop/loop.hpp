@@ -258,7 +258,7 @@ class loop {
   // See timer.hpp. Deadlines are instants of time().
   void arm(timer_node& which, instant deadline) {
     timers_.arm(which, deadline);
-    show_change();
+    work_appeared();  // for nothing once, and cannot fail
   }
   bool disarm(timer_node& which) noexcept { return timers_.disarm(which); }
 
