@@ -343,8 +343,7 @@ bool fiber_base::run_next() noexcept {
 
 void fiber_home::push_unusual(fiber_base& which) noexcept {
   COIR_TRACE(loop_->trace(), trace::point::ready, which.id());
-  // What was ready before has been told.
-  if (!has_ready()) loop_->work_appeared();
+  loop_->work_appeared();
   if ((which.control_ & fiber_base::hastened) == 0) {
     ready_.push(which);
     return;

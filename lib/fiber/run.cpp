@@ -83,13 +83,14 @@ runner::outer_fiber::outer_fiber() : which_(current_fiber) {
   if (which_ != nullptr && which_->is_of_this_process()) {
     throw_misuse("coir::run was called from a fiber: await the task there, or spawn it");
   }
-  current_fiber = nullptr;
 }
 
 runner::outer_fiber::~outer_fiber() { current_fiber = which_; }
 
 runner::runner(const run_options& options)
     : loop_(options.loop_), fibers_(loop_), reports_overflow_(options.report_overflow_) {
+  // Not before: whose stack this is, the scheduler has asked.
+  current_fiber = nullptr;
   if (options.on_failure_) fibers_.on_failure(options.on_failure_);
   fibers_.home().arrange(options.order_);
   give_blocking(loop_);

@@ -373,12 +373,21 @@ TEST_CASE("a fiber of nobody's that nothing seems to wake behind main's end is n
             heard = true;
           },
           coir::spawn_options().name("shielded"));
+      // One that hears of the end, right before the loop has nothing more to do.
+      auto ends = coir::spawn([&other, late] {
+        try {
+          coir::await(coir::sleep_until(coir::never));
+        } catch (const coir::cancelled&) {
+          other = std::thread([&loop = *coir::loop::current(), late] {
+            std::this_thread::sleep_for(200ms);
+            loop.post([late] { late->set(); });
+          });
+          throw;
+        }
+      });
       coir::await(coir::yield());
       child.detach();
-      other = std::thread([&loop = *coir::loop::current(), late] {
-        std::this_thread::sleep_for(100ms);
-        loop.post([late] { late->set(); });
-      });
+      ends.detach();
     });
     other.join();
     if (!heard) throw std::runtime_error("it was not waited for");

@@ -455,6 +455,16 @@ TEST_CASE("whatever wakes a fiber outside of a turn makes the loop's descriptor 
     CHECK(::poll(&readable, 1, 10'000) == 1);
     settle();
     CHECK(on_hand.state() == fiber_state::dead);
+    int ran = 0;
+    coir::nursery children;
+    auto owner = fibers.spawn([&] { children.run([&] { coir::await(coir::sleep_until(coir::never)); }); });
+    settle();
+    REQUIRE(support::waiting(owner));
+    children.spawn([&] { ++ran; });
+    CHECK(::poll(&readable, 1, 10'000) == 1);
+    settle();
+    CHECK(ran == 1);
+    owner.cancel();
     limited.deadline(loop.time() + 1ms);
     while (on_time.state() != fiber_state::dead) {
       REQUIRE(::poll(&readable, 1, 10'000) == 1);

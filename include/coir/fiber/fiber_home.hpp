@@ -399,6 +399,8 @@ inline void fiber_home::begin(fiber_base& block, bool ahead) noexcept {
                block.parent() == nullptr ? 0 : block.parent()->id(),
                block.spawned_at().packed());
   }
+  if (unusual_) [[unlikely]]
+    loop_->work_appeared();
   if (ahead) {
     ready_.push_front(block);
   } else {

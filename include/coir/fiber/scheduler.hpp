@@ -85,9 +85,7 @@ class scheduler {
   // A fiber without a parent.
   template <class Body>
   auto spawn(Body&& body, const spawn_options& options = {}, place at = here::current()) {
-    auto child = home_->spawn(home_->root(), std::forward<Body>(body), options, at);
-    home_->on().work_appeared();
-    return child;
+    return home_->spawn(home_->root(), std::forward<Body>(body), options, at);
   }
   void on_failure(failure_handler handler) { home_->on_failure(std::move(handler)); }
   fiber_home& home() noexcept { return *home_; }
