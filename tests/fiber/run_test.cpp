@@ -379,6 +379,7 @@ TEST_CASE("a fiber of nobody's that nothing seems to wake behind main's end is n
           coir::await(coir::sleep_until(coir::never));
         } catch (const coir::cancelled&) {
           other = std::thread([&loop = *coir::loop::current(), late] {
+            // Long enough for the loop to have asked what could wake it: there is nothing to see that by.
             std::this_thread::sleep_for(200ms);
             loop.post([late] { late->set(); });
           });

@@ -4,6 +4,7 @@
 #include "until.hpp"
 
 #include "support/catch.hpp"
+#include "support/child_process.hpp"
 #include "support/jumping.hpp"
 #include "support/loop_tools.hpp"
 
@@ -12,7 +13,10 @@
 #include <poll.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdint>
+#include <cstdlib>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -319,6 +323,18 @@ TEST_CASE("a fiber cannot run a loop that has fibers; it can run one that has no
   });
   loop.run_once();
   CHECK(ran);
+}
+
+TEST_CASE("a scheduler of another loop that a fiber spawns into and ends itself ends the program") {
+  const auto ended = support::in_child([] {
+    std::set_terminate(std::abort);
+    coir::run([] {
+      coir::loop other;
+      coir::scheduler fibers(other);
+      fibers.spawn([] {});
+    });
+  });
+  CHECK(ended.signal == SIGABRT);
 }
 
 TEST_CASE("the scheduler counts what was spawned, has ended, and failed") {

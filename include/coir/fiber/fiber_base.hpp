@@ -113,7 +113,7 @@ class fiber_base : public waiter, private region {
   bool cancelled() const noexcept { return innermost_region().cancelled(); }
   bool shutting_down() const noexcept { return innermost_region().shutting_down(); }
   fiber_home& home() const noexcept { return *home_; }
-  // Of the one that has forked this one otherwise, and will not go on here.
+  // False in a forked child, for those of its parent, whose loop is no more.
   inline bool is_of_this_process() const noexcept;
 
   // The tree. The parent is the fiber whose region this one was spawned in; null for a root.

@@ -205,8 +205,9 @@ class fiber_home final : public ready_hook {
   // As soon as the running fiber suspends, run_ready looks again at what is unusual.
   void break_turn_off() noexcept { turn_put_by_ += std::exchange(turn_left_, 0); }
   void push_unusual(fiber_base& which) noexcept;
-  bool runs_unusually() const noexcept { return trace_mask_ != 0 || parked_ != 0 || hastened_ != 0; }
-  void update_unusual() noexcept { unusual_ = runs_unusually() || (says_outside_ && !switches_); }
+  void update_unusual() noexcept {
+    unusual_ = trace_mask_ != 0 || parked_ != 0 || hastened_ != 0 || (says_outside_ && !switches_);
+  }
   template <bool Unusual>
   void run_some() noexcept;
   // To whoever owns the region, or to the failure handler.
