@@ -19,6 +19,36 @@
 #include <valgrind/valgrind.h>
 #endif
 
+// jump_fcontext is called, and arrives by a jump. The processor predicts returns by the calls that it has seen, so it
+// would be one call behind, and wrong about every return on the stack that it comes to. Called by way of this it
+// arrives at a return (lib/fiber/NOTE.md has what that is worth). aarch64's arrives by a return itself; and where shadow
+// stacks are enforced they would not know the address that is pushed here.
+#if defined(__x86_64__) && !defined(__CET__)
+#define COIR_BALANCES_RETURNS 1
+asm(R"(
+  .text
+  .p2align 4
+  .globl coir_jump_fcontext
+  .hidden coir_jump_fcontext
+  .type coir_jump_fcontext, @function
+coir_jump_fcontext:
+  .cfi_startproc
+  leaq 1f(%rip), %rax
+  pushq %rax
+  .cfi_adjust_cfa_offset 8
+  jmp jump_fcontext@PLT
+  .cfi_adjust_cfa_offset -8
+1:
+  ret
+  .cfi_endproc
+  .size coir_jump_fcontext, . - coir_jump_fcontext
+)");
+extern "C" [[gnu::visibility("hidden")]] boost::context::detail::transfer_t coir_jump_fcontext(
+    boost::context::detail::fcontext_t to, void* data);
+#else
+#define COIR_BALANCES_RETURNS 0
+#endif
+
 namespace coir::priv {
 
 namespace context = boost::context::detail;
@@ -49,6 +79,24 @@ COIR_NOT_SANITIZED void arrive(context::transfer_t from) noexcept {
   *static_cast<void**>(from.data) = from.fctx;
 }
 
+COIR_NOT_SANITIZED context::transfer_t jump(void* to, void* data) noexcept {
+#if COIR_BALANCES_RETURNS
+  return coir_jump_fcontext(to, data);
+#else
+  return context::jump_fcontext(to, data);
+#endif
+}
+
+// A call would be one that nothing returns from.
+[[noreturn]] COIR_NOT_SANITIZED void jump_for_good(void* to, void* data) noexcept {
+#if COIR_BALANCES_RETURNS
+  asm volatile("jmp jump_fcontext@PLT" : : "D"(to), "S"(data) : "memory");
+#else
+  context::jump_fcontext(to, data);
+#endif
+  __builtin_unreachable();
+}
+
 // The last thing on a stack: nothing of it is touched afterwards.
 [[noreturn]] COIR_NOT_SANITIZED void leave(void* to, [[maybe_unused]] const side& target) noexcept {
 #if COIR_ADDRESS_SANITIZER
@@ -58,8 +106,7 @@ COIR_NOT_SANITIZED void arrive(context::transfer_t from) noexcept {
 #if COIR_THREAD_SANITIZER
   __tsan_switch_to_fiber(target.sanitizer_fiber, 0);
 #endif
-  context::jump_fcontext(to, &nowhere);
-  __builtin_unreachable();
+  jump_for_good(to, &nowhere);
 }
 
 COIR_NOT_SANITIZED void first_arrival(context::transfer_t from) {
@@ -90,7 +137,7 @@ COIR_NOT_SANITIZED void switch_context(void*& saved, void* to, [[maybe_unused]] 
 #if COIR_THREAD_SANITIZER
   __tsan_switch_to_fiber(target.sanitizer_fiber, 0);
 #endif
-  arrive(context::jump_fcontext(to, &saved));
+  arrive(jump(to, &saved));
 #if COIR_ADDRESS_SANITIZER
   __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
 #endif
