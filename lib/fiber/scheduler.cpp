@@ -59,7 +59,7 @@ instant fiber_base::since() const noexcept {
 }
 
 void* fiber_home::allocate_slow(std::size_t bytes) {
-  const std::size_t block_class = (bytes - 1) / block_step;
+  const std::size_t block_class = block_class_of(bytes);
   if (COIR_HEAP_BLOCKS || block_class >= block_classes) return ::operator new(bytes);
   const std::size_t block_bytes = (block_class + 1) * block_step;
   const std::size_t count = slab_bytes / block_bytes;
@@ -77,16 +77,27 @@ void fiber_home::free_slab::operator()(std::byte* slab) const noexcept {
   ::operator delete[](slab, std::align_val_t(slab_alignment));
 }
 
-void fiber_home::prepare(fiber_base& block, const spawn_options& options) {
+void fiber_home::prepare(fiber_base& block, const spawn_options& options) try {
   if (!options.name_.empty()) block.make_cold().name = options.name_;
   if (current_fiber != nullptr && current_fiber->has_values()) {
     block.make_cold().values = current_fiber->cold_part()->values;
   }
+} catch (...) {
+  discard(block);
+  throw;
+}
+
+void fiber_home::begin_unusual(const fiber_base& block) noexcept {
+  if (trace_mask_ != 0) {
+    COIR_TRACE(loop_->trace(), trace::point::spawn, block.id(), block.parent() == nullptr ? 0 : block.parent()->id(),
+               block.spawned_at().packed());
+  }
+  loop_->work_appeared();
 }
 
 void* fiber_home::give_stack(fiber_base& block, std::size_t bytes, std::size_t alignment,
-                             const spawn_options& options) try {
-  stack& given = stacks_->take(options.stack_bytes_);
+                             std::size_t stack_bytes) try {
+  stack& given = stacks_->take(stack_bytes);
   const auto high = reinterpret_cast<std::uintptr_t>(given.high());
   std::byte* const top = given.high() - (high - ((high - bytes) & ~(alignment - 1)));
   if (top < given.low() + given.bytes() / 2) {
@@ -109,7 +120,7 @@ void* fiber_home::give_stack(fiber_base& block, std::size_t bytes, std::size_t a
 
 // A block that was never begun.
 void fiber_home::discard(fiber_base& block) noexcept {
-  block.body_kind().end(block);
+  destroy_body(block);
   block.outcome_ = fiber_outcome::none;
   ++ended_;
   block.references_ = 1;  // no handle was given out
@@ -255,19 +266,44 @@ bool fiber_home::start_or_end(fiber_base& which) noexcept {
   return false;
 }
 
-void fiber_home::body_over(fiber_base& which) noexcept {
-  if (which.body_kind().collect != nullptr && which.outcome_ == fiber_outcome::none) {
+inline void fiber_home::destroy_body(fiber_base& which) noexcept {
+  if (const auto end = which.body_kind().end; end == nullptr) [[likely]] {
+    task_access::destroy_root(which);
+  } else {
+    end(which);
+  }
+}
+
+// What became of a coroutine.
+void fiber_home::collect(fiber_base& which) noexcept {
+  if (thrown_ != nullptr) {
+    which.body_failed(std::exchange(thrown_, nullptr));
+  } else {
     which.body_kind().collect(which);
+  }
+}
+
+void fiber_home::body_over(fiber_base& which) noexcept {
+  if (which.outcome_ == fiber_outcome::none) {
+    if (thrown_ == nullptr && which.body_kind().collect == nullptr) {
+      which.set_returned();
+    } else {
+      collect(which);
+    }
   }
   if ((which.region::state_ & region::told) != 0) [[unlikely]] {
     if (which.outcome_ == fiber_outcome::returned) ++swallowed_;
   }
   if (which.region::empty()) [[likely]] {
     end(which);
-    return;
+  } else {
+    end_children(which);
   }
-  // A fiber ends after its children. They are cancelled; the last one puts it in the run queue. Callbacks of stop
-  // tokens hear of that, and messages that nobody received are destroyed.
+}
+
+// A fiber ends after its children. They are cancelled; the last one puts it in the run queue. Callbacks of stop
+// tokens hear of that, and messages that nobody received are destroyed.
+void fiber_home::end_children(fiber_base& which) noexcept {
   {
     const fiber_base::without_stack hidden(which);
     which.region::cancel();
@@ -290,24 +326,19 @@ void fiber_home::end(fiber_base& which) noexcept {
   }
   if ((which.flags_ & fiber_base::bodyless) == 0) [[likely]] {
     which.flags_ |= fiber_base::bodyless;
-    which.body_kind().end(which);
-    if ((which.control_ & fiber_base::with_visits) != 0) which.drop_visits();
+    destroy_body(which);
+    if ((which.control_ & fiber_base::with_visits) != 0) [[unlikely]]
+      which.drop_visits();
     which.tell_attached_end();
   }
   if (!which.region::empty()) [[unlikely]] {
     current_fiber = nullptr;
     return;
   }
-  // A child's failure weighs more than the result of a body that it cancelled.
-  if (which.keeps_failure()) [[unlikely]] {
-    which.outcome_ = fiber_outcome::failed;
-  } else if ((which.control_ & (fiber_base::failure_lost | fiber_base::stopping)) != 0) [[unlikely]] {
-    if (which.has_failure()) {
-      which.outcome_ = fiber_outcome::failed;
-    } else if (which.outcome_ == fiber_outcome::cancelled && which.has_value()) {
-      which.outcome_ = fiber_outcome::returned;
-    }
-  }
+  // One test for all that few fibers have.
+  const bool plain = which.control_ == 0 && which.more_ == 0;
+  if (!plain) [[unlikely]]
+    settle_outcome(which);
   which.phase_ = fiber_base::phase::dead;
   ++ended_;
   if (trace_mask_ != 0) [[unlikely]] {
@@ -325,7 +356,7 @@ void fiber_home::end(fiber_base& which) noexcept {
     if (which.joiners_ != nullptr) which.joiners_->previous_ = youngest;
     told->told_->done();
   }
-  if (which.control_ != 0 || which.control() != nullptr) [[unlikely]]
+  if (!plain && (which.control_ != 0 || which.control() != nullptr)) [[unlikely]]
     handled |= end_control(which);
 
   region& where = *which.region::parent();
@@ -341,6 +372,16 @@ void fiber_home::end(fiber_base& which) noexcept {
     static_cast<entered_region&>(where).child_ended(which.outcome_ == fiber_outcome::cancelled);
   }
   which.release();
+}
+
+// A child's failure weighs more than the result of a body that it cancelled.
+void fiber_home::settle_outcome(fiber_base& which) noexcept {
+  if (which.has_failure()) {
+    which.outcome_ = fiber_outcome::failed;
+  } else if ((which.control_ & fiber_base::stopping) != 0 && which.outcome_ == fiber_outcome::cancelled &&
+             which.has_value()) {
+    which.outcome_ = fiber_outcome::returned;
+  }
 }
 
 void fiber_home::pass_failure(const fiber_base& which, region& where) noexcept {

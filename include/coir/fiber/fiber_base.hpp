@@ -76,13 +76,13 @@ struct fiber_kind : waiter_kind {
   void (*run)(fiber_base&) noexcept;
   // Destroys what one run of the body left, so that it can begin again; null where it cannot (restart()).
   void (*again)(fiber_base&) noexcept;
-  // The body is over: moves the result of a coroutine into the block; null for plain functions.
+  // A coroutine has come to its end: moves the result into the block; null where there is none.
   void (*collect)(fiber_base&) noexcept;
-  // Destroys what the body was made of: frame, callable.
+  // Destroys what the body was made of: frame, callable. Null: there is nothing but the frame.
   void (*end)(fiber_base&) noexcept;
   // Destroys the result in the block; null where there is nothing to destroy.
   void (*destroy)(fiber_base&) noexcept;
-  std::size_t bytes;  // of the block
+  std::size_t block_class;  // fiber_home::block_class_of(its size)
 };
 
 constinit extern thread_local fiber_base* current_fiber COIR_TLS;
@@ -315,7 +315,7 @@ class fiber_base : public waiter, private region {
   class without_stack;
   // Its body is over.
   void tell_attached_end() noexcept {
-    if (const cold* const mine = cold_part(); mine != nullptr && mine->attached != nullptr) [[unlikely]]
+    if (more_ != 0) [[unlikely]]
       tell_attached(&attached::fiber_over);
   }
   void tell_attached(void (attached::*what)() noexcept) noexcept;

@@ -141,10 +141,12 @@ class fiber_home final : public ready_hook {
     for (fiber_base* at = root_.first_child(); at != nullptr; at = next_in_tree(*at)) visit(*at);
   }
 
+  // Of control blocks, by size.
+  static constexpr std::size_t block_class_of(std::size_t bytes) noexcept { return (bytes - 1) / block_step; }
   // Memory for control blocks: dense, and recycled. Under the address sanitizer all of it comes from the
   // heap, so that use after free is found.
   void* allocate(std::size_t bytes) {
-    const std::size_t block_class = (bytes - 1) / block_step;
+    const std::size_t block_class = block_class_of(bytes);
     if (!COIR_HEAP_BLOCKS && block_class < block_classes) [[likely]] {
       if (free_block* const first = free_[block_class]; first != nullptr) [[likely]] {
         free_[block_class] = first->next;
@@ -153,8 +155,7 @@ class fiber_home final : public ready_hook {
     }
     return allocate_slow(bytes);
   }
-  void recycle(void* block, std::size_t bytes) noexcept {
-    const std::size_t block_class = (bytes - 1) / block_step;
+  void recycle(void* block, std::size_t block_class) noexcept {
     if (!COIR_HEAP_BLOCKS && block_class < block_classes) [[likely]] {
       free_[block_class] = new (block) free_block{free_[block_class]};
     } else {
@@ -170,6 +171,8 @@ class fiber_home final : public ready_hook {
   friend class fiber_base;
   friend class entered_region;
 
+  static constexpr std::size_t block_step = 16;  // bytes
+  static constexpr std::size_t block_classes = 32;
   static constexpr std::uint32_t fibers_per_turn = 256;
   // A turn looks at the clock when so many have run, then when so many times as many have, and ends there if it has
   // taken too long.
@@ -183,12 +186,14 @@ class fiber_home final : public ready_hook {
   std::uint32_t arrange_batch() noexcept;
   template <class Block, class... Arguments>
   Block& make(const spawn_options& options, Arguments&&... arguments);
-  void prepare(fiber_base& block, const spawn_options& options);
+  // What few fibers have. Throws without memory for it, and the block is no more.
+  [[gnu::cold]] void prepare(fiber_base& block, const spawn_options& options);
   // For a function of this size, whose place it returns. Throws without one, and the block is no more.
   void* give_stack(fiber_base& block, std::size_t bytes, std::size_t alignment,
-                   const spawn_options& options);
+                   std::size_t stack_bytes);
   void discard(fiber_base& block) noexcept;
   void begin(fiber_base& block, bool ahead) noexcept;
+  void begin_unusual(const fiber_base& block) noexcept;
   template <bool Traced>
   void run(fiber_base& which) noexcept;
   bool start_or_end(fiber_base& which) noexcept;
@@ -198,6 +203,10 @@ class fiber_home final : public ready_hook {
   void body_over(fiber_base& which) noexcept;
   static priv::side side_here() noexcept;
   void end(fiber_base& which) noexcept;
+  static void destroy_body(fiber_base& which) noexcept;
+  [[gnu::noinline]] void collect(fiber_base& which) noexcept;
+  [[gnu::noinline]] void end_children(fiber_base& which) noexcept;
+  static void settle_outcome(fiber_base& which) noexcept;
   bool begin_again(fiber_base& which) noexcept;
   void renew_stack(fiber_base& which) noexcept;
   bool end_control(fiber_base& which) noexcept;
@@ -249,9 +258,7 @@ class fiber_home final : public ready_hook {
   std::vector<fiber_base*> visited_;  // waiting, and a function was interjected; each is held
   region root_;
 
-  // Free control blocks by size, in steps of 16 bytes, cut from slabs.
-  static constexpr std::size_t block_step = 16;
-  static constexpr std::size_t block_classes = 32;
+  // Free control blocks by size, cut from slabs.
   struct free_block {
     free_block* next;
   };
@@ -321,7 +328,7 @@ inline void fiber_base::release() noexcept {
   if (mine.destroy != nullptr) mine.destroy(*this);
   if (more_ != 0) [[unlikely]]
     delete cold_part();
-  home.recycle(this, mine.bytes);
+  home.recycle(this, mine.block_class);
 }
 
 inline void region::add(fiber_base& child) noexcept {
@@ -395,13 +402,8 @@ inline void fiber_home::begin(fiber_base& block, bool ahead) noexcept {
         where.state_ & (region::is_cancelled | region::winding_down));
     block.interrupted_ = where.cancelled();
   }
-  if (trace_mask_ != 0) [[unlikely]] {
-    COIR_TRACE(loop_->trace(), trace::point::spawn, block.id(),
-               block.parent() == nullptr ? 0 : block.parent()->id(),
-               block.spawned_at().packed());
-  }
   if (unusual_) [[unlikely]]
-    loop_->work_appeared();
+    begin_unusual(block);
   if (ahead) {
     ready_.push_front(block);
   } else {

@@ -137,18 +137,15 @@ class task_fiber : public fiber_block<T> {
       : fiber_block<T>(kind, home, where, at) {}
 
   static void collect(fiber_base& self) noexcept {
-    auto& mine = static_cast<task_fiber&>(self);
-    std::exception_ptr& thrown = self.home().thrown();
-    if (thrown != nullptr) [[unlikely]] {
-      mine.body_failed(std::exchange(thrown, nullptr));
-      return;
-    }
-    if constexpr (std::is_void_v<T>) {
-      mine.emplace();
-    } else {
-      mine.take_over(task_access::root<T>(self));
-    }
+    static_cast<task_fiber&>(self).take_over(task_access::root<T>(self));
   }
+  static constexpr auto collector = [] {
+    if constexpr (std::is_void_v<T>) {
+      return nullptr;
+    } else {
+      return &collect;
+    }
+  }();
   template <class Promise>
   void take_over(Promise& root) noexcept {
     // Moving the result may throw; then that is how the fiber ended.
@@ -168,10 +165,10 @@ class task_fiber : public fiber_block<T> {
                                        nullptr,
                                        nullptr,
                                        nullptr,
-                                       collect,
-                                       task_access::destroy_root,
+                                       task_fiber::collector,
+                                       nullptr,
                                        fiber_block<T>::destroyer,
-                                       sizeof(task_fiber)};
+                                       fiber_home::block_class_of(sizeof(task_fiber))};
 };
 
 // The body is made by a function, which stays as long as the task: its captures are the task's.
@@ -199,8 +196,8 @@ class factory_fiber final : public task_fiber<T> {
   }
   static constexpr fiber_kind factory_kind{{factory_fiber::wake},     begin,
                                            nullptr,                   task_access::destroy_root,
-                                           factory_fiber::collect,    end,
-                                           factory_fiber::destroyer,  sizeof(factory_fiber)};
+                                           factory_fiber::collector,  end,
+                                           factory_fiber::destroyer,  fiber_home::block_class_of(sizeof(factory_fiber))};
 
   // Destroyed when the body ends, before the block.
   union {
@@ -255,7 +252,7 @@ class function_fiber final : public fiber_block<R> {
   // All that a program has for each of its functions.
   template <class F>
   static constexpr fiber_kind kind_of{{function_fiber::wake},    nullptr, run<F>, again, nullptr, end<F>,
-                                      function_fiber::destroyer, sizeof(function_fiber)};
+                                      function_fiber::destroyer, fiber_home::block_class_of(sizeof(function_fiber))};
 };
 
 }  // namespace priv
@@ -264,24 +261,21 @@ template <class Block, class... Arguments>
 Block& fiber_home::make(const spawn_options& options, Arguments&&... arguments) {
   void* const memory = allocate(sizeof(Block));
   Block* block = nullptr;
-  try {
+  if constexpr (std::is_nothrow_constructible_v<Block, fiber_home&, Arguments...>) {
     block = new (memory) Block(*this, std::forward<Arguments>(arguments)...);
-    if (options.report_) block->flags_ |= fiber_base::report;
-    // What few fibers have: a name, or values to inherit.
-    if (!options.name_.empty() ||
-        (current_fiber != nullptr && current_fiber->has_values())) [[unlikely]] {
-      prepare(*block, options);
-    }
-  } catch (...) {
-    if (block == nullptr) {
+  } else {
+    try {
+      block = new (memory) Block(*this, std::forward<Arguments>(arguments)...);
+    } catch (...) {
       // Its base was made, and has counted.
       ++ended_;
-      recycle(memory, sizeof(Block));
-    } else {
-      discard(*block);
+      recycle(memory, block_class_of(sizeof(Block)));
+      throw;
     }
-    throw;
   }
+  if (options.report_) block->flags_ |= fiber_base::report;
+  if (!options.name_.empty() || (current_fiber != nullptr && current_fiber->has_values())) [[unlikely]]
+    prepare(*block, options);
   return *block;
 }
 
@@ -309,7 +303,7 @@ auto fiber_home::spawn(region& where, Body&& body, const spawn_options& options,
     } else {
       using block_type = priv::function_fiber<value>;
       auto& block = make<block_type>(options, where, at, block_type::template kind_of<decayed>);
-      void* const top = give_stack(block, sizeof(decayed), alignof(decayed), options);
+      void* const top = give_stack(block, sizeof(decayed), alignof(decayed), options.stack_bytes_);
       if constexpr (std::is_nothrow_constructible_v<decayed, Body>) {
         new (top) decayed(std::forward<Body>(body));
       } else {
