@@ -21,8 +21,9 @@
 
 // jump_fcontext is called, and arrives by a jump. The processor predicts returns by the calls that it has seen, so it
 // would be one call behind, and wrong about every return on the stack that it comes to. Called by way of this it
-// arrives at a return (lib/fiber/NOTE.md has what that is worth). aarch64's arrives by a return itself; and where shadow
-// stacks are enforced they would not know the address that is pushed here.
+// arrives at a return (lib/fiber/NOTE.md has what that is worth). The nop is for unwinders, which look one byte in front
+// of where a call returns to. aarch64's jump arrives by a return itself; and where shadow stacks are enforced they
+// would not know the address that is pushed here.
 #if defined(__x86_64__) && !defined(__CET__)
 #define COIR_BALANCES_RETURNS 1
 asm(R"(
@@ -38,6 +39,7 @@ coir_jump_fcontext:
   .cfi_adjust_cfa_offset 8
   jmp jump_fcontext@PLT
   .cfi_adjust_cfa_offset -8
+  nop
 1:
   ret
   .cfi_endproc
