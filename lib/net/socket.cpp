@@ -1,6 +1,7 @@
 #include "socket.hpp"
 
 #include <coir/base/error.hpp>
+#include <coir/fiber/fiber_home.hpp>
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -9,8 +10,8 @@
 
 namespace coir::net::priv {
 
-loop& loop_here(const char* what) {
-  loop* const here = loop::current();
+loop& running_loop(const char* what) {
+  loop* const here = loop_here();
   if (here == nullptr) {
     throw_misuse(fmt::format(
         "{} was made outside of a running loop: make it in a fiber, or give it its loop", what));

@@ -6,8 +6,8 @@
 
 namespace coir::net::priv {
 
-// The loop of the running fiber.
-loop& loop_here(const char* what);
+// The running fiber's, or the one that this thread runs; std::logic_error, about what was to be made, where there is none.
+loop& running_loop(const char* what);
 
 [[noreturn]] void throw_two_readers();
 

@@ -265,7 +265,7 @@ tcp_stream& tcp_stream::operator=(tcp_stream&& other) noexcept = default;
 tcp_stream::~tcp_stream() = default;
 
 connect_op tcp_stream::connect(const address& where, const tcp_options& options) {
-  return {priv::loop_here("a TCP connection"), where, options};
+  return {priv::running_loop("a TCP connection"), where, options};
 }
 
 chunk_reader tcp_stream::chunks() {
@@ -321,7 +321,7 @@ descriptor listening(loop& on, const address& where, bool reuse_address, bool re
 }  // namespace
 
 tcp_listener::tcp_listener(const address& where, const tcp_listener_options& options)
-    : tcp_listener(priv::loop_here("a TCP listener"), where, options) {}
+    : tcp_listener(priv::running_loop("a TCP listener"), where, options) {}
 
 tcp_listener::tcp_listener(loop& on, const address& where, const tcp_listener_options& options)
     : acceptor_(new priv::acceptor(

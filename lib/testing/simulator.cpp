@@ -3,6 +3,7 @@
 #include "sim_world.hpp"
 
 #include <coir/base/error.hpp>
+#include <coir/fiber/fiber_home.hpp>
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -417,8 +418,8 @@ unique_fd simulator::listen(const net::address& where, std::size_t backlog) {
 
 namespace {
 
-loop& loop_here() {
-  loop* const here = loop::current();
+loop& running_loop() {
+  loop* const here = loop_here();
   if (here == nullptr) {
     throw_misuse("a simulator made streams outside of a running loop: use pair() and listen() there");
   }
@@ -428,14 +429,14 @@ loop& loop_here() {
 }  // namespace
 
 std::pair<net::tcp_stream, net::tcp_stream> simulator::streams() {
-  loop& here = loop_here();
+  loop& here = running_loop();
   std::array<unique_fd, 2> both = pair();
   net::tcp_stream first(here, both[0].release());
   return {std::move(first), net::tcp_stream(here, both[1].release())};
 }
 
 net::tcp_listener simulator::listener(const net::address& where, std::size_t backlog) {
-  loop& here = loop_here();
+  loop& here = running_loop();
   return net::tcp_listener(here, listen(where, backlog).release());
 }
 

@@ -84,7 +84,7 @@ void remote_core::check_result() {
 }
 
 bool remote_core::block(duration limit, bool asks) {
-  if (current_fiber != nullptr || loop::current() != nullptr) {
+  if (loop_here() != nullptr) {
     throw_misuse("a remote fiber was waited for by blocking the thread of a loop: await its join()");
   }
   if (state() == remote_state::dead) return true;

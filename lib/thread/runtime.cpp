@@ -528,7 +528,7 @@ void runtime::rethrow_failure() const {
 
 void runtime::wait() {
   core_->check_process();
-  if (current_fiber != nullptr || loop::current() != nullptr) {
+  if (loop_here() != nullptr) {
     throw_misuse("runtime::wait() blocks, and was called on the thread of a loop");
   }
   core_->wait_threads();
