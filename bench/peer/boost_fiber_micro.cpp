@@ -116,6 +116,8 @@ int main(int argc, char** argv) {
     cases.push_back({"spawn/" + body, "boost-fiber", "ns", spawn_fibers});
     cases.push_back({"spawn/parked-" + body, "boost-fiber", "bytes", park_fibers});
   }
+  // Its two always have different code.
+  cases.push_back({"switch/stack-mixed/2", "boost-fiber", "ns", [] { return switch_fibers(2); }});
   cases.push_back({"nursery/1000", "boost-fiber", "ns", join_many});
   return micro::run(argc, argv, cases);
 }

@@ -22,12 +22,12 @@
 // jump_fcontext is called, and arrives by a jump. The processor predicts returns by the calls that it has seen, so it
 // would be one call behind, and wrong about every return on the stack that it comes to. Called by way of this it
 // arrives at a return (lib/fiber/NOTE.md has what that is worth). The nop is for unwinders, which look one byte in front
-// of where a call returns to. aarch64's jump arrives by a return itself; and where shadow stacks are enforced they
-// would not know the address that is pushed here.
+// of where a call returns to. aarch64's jump arrives by a return itself. Where control flow is protected (-fcf-protection)
+// it is called as it is: a shadow stack would not know the address that is pushed here.
 #if defined(__x86_64__) && !defined(__CET__)
 #define COIR_BALANCES_RETURNS 1
 asm(R"(
-  .text
+  .pushsection .text
   .p2align 4
   .globl coir_jump_fcontext
   .hidden coir_jump_fcontext
@@ -44,6 +44,7 @@ coir_jump_fcontext:
   ret
   .cfi_endproc
   .size coir_jump_fcontext, . - coir_jump_fcontext
+  .popsection
 )");
 extern "C" [[gnu::visibility("hidden")]] boost::context::detail::transfer_t coir_jump_fcontext(
     boost::context::detail::fcontext_t to, void* data);

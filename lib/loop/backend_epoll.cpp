@@ -15,6 +15,7 @@
 
 #include <array>
 #include <cerrno>
+#include <span>
 #include <utility>
 
 namespace coir {
@@ -27,9 +28,12 @@ namespace {
 constexpr std::uint32_t edges = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
 
 // Events per wait, and results per multishot request and turn: more are taken on the next turn, after
-// the fibers had theirs. Few events, because between the receive for a fiber and what that sends come those for all
-// others in the batch, and each takes kilobytes of the kernel's through the cache.
-constexpr std::size_t events_per_wait = 32;
+// the fibers had theirs.
+constexpr std::size_t events_per_wait = 256;
+// With nothing else to do few are taken at a time, because between the receive for a fiber and what that sends come those
+// for all others in the batch, and each takes kilobytes of the kernel's through the cache. With other fibers ready, who may
+// take their 10 ms first, descriptors would come too short.
+constexpr std::size_t events_per_sleep = 32;
 constexpr int results_per_turn = 64;
 
 // What follows the last in the chain of those to serve again; a descriptor in it is its number plus one.
@@ -187,7 +191,7 @@ void epoll_backend::do_attend(int set) {
 }
 
 std::string epoll_backend::describe() const {
-  return fmt::format("epoll, edge-triggered, {} events a wait, {}", events_per_wait,
+  return fmt::format("epoll, edge-triggered, {} events a wait, {}", events_per_sleep,
                      sleep_.in_nanoseconds() ? "epoll_pwait2" : "epoll_wait in milliseconds");
 }
 
@@ -405,7 +409,8 @@ std::size_t epoll_backend::wait(instant deadline) {
   COIR_TRACE(trace_, trace::point::poll_enter, 0, deadline != instant::min());
   std::array<epoll_event, events_per_wait> events;
   ++stats_.enters;
-  const std::size_t count = sleep_.wait(epoll_.get(), events, deadline);
+  const std::size_t asked = deadline == instant::min() ? events_per_wait : events_per_sleep;
+  const std::size_t count = sleep_.wait(epoll_.get(), std::span(events).first(asked), deadline);
   const int unfinished = std::exchange(unfinished_, chain_end);
 
   bool stale = false;
