@@ -29,7 +29,8 @@
 //          a post to come) are named on standard error, and waited for.
 //          std::system_error with ENOMEM when there is no memory for a stack.
 // Cost     spawn and join of a task about 40 ns, of a function about the same on a stack from the pool;
-//          yield 4 to 10 ns, of functions of different code 20, of one in ten thousand 25. No lock, no atomic; the coarse clock at most three times a turn.
+//          yield 4 to 10 ns, from a function to one of different code 20, with ten thousand functions 25. No
+//          lock, no atomic; the coarse clock at most three times a turn.
 // See      coir/fiber/fiber.hpp, coir/fiber/task.hpp; lib/fiber/NOTE.md
 #pragma once
 
