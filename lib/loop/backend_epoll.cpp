@@ -31,8 +31,8 @@ constexpr std::uint32_t edges = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPO
 // the fibers had theirs.
 constexpr std::size_t events_per_wait = 256;
 // With nothing else to do few are taken at a time, because between the receive for a fiber and what that sends come those
-// for all others in the batch, and each takes kilobytes of the kernel's through the cache. With other fibers ready, who may
-// take their 10 ms first, descriptors would come too short.
+// for all others in the batch, and each takes kilobytes of the kernel's through the cache. Not beside other work: fibers
+// that are ready may take 10 ms of each turn, and descriptors would come too short.
 constexpr std::size_t events_per_sleep = 32;
 constexpr int results_per_turn = 64;
 
@@ -191,7 +191,7 @@ void epoll_backend::do_attend(int set) {
 }
 
 std::string epoll_backend::describe() const {
-  return fmt::format("epoll, edge-triggered, {} events a wait, {}", events_per_sleep,
+  return fmt::format("epoll, edge-triggered, {} to {} events a wait, {}", events_per_sleep, events_per_wait,
                      sleep_.in_nanoseconds() ? "epoll_pwait2" : "epoll_wait in milliseconds");
 }
 

@@ -6,7 +6,7 @@
 
 namespace coir::net::priv {
 
-// The running fiber's, or the one that this thread runs; std::logic_error, about what was to be made, where there is none.
+// The running fiber's, or the one that this thread runs. Where there is none: std::logic_error, about what was made.
 loop& running_loop(const char* what);
 
 [[noreturn]] void throw_two_readers();

@@ -12,9 +12,11 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -360,6 +362,10 @@ TEST_CASE("fibers that wait for somebody who never answers end the process, with
 
 TEST_CASE("a fiber of nobody's that nothing seems to wake behind main's end is named, and waited for") {
   const auto ended = support::in_child([] {
+    int told[2];
+    if (::pipe(told) < 0) std::abort();
+    const int out = ::dup(STDERR_FILENO);
+    ::dup2(told[1], STDERR_FILENO);
     std::thread other;
     bool heard = false;
     coir::run([&] {
@@ -374,13 +380,21 @@ TEST_CASE("a fiber of nobody's that nothing seems to wake behind main's end is n
           },
           coir::spawn_options().name("shielded"));
       // One that hears of the end, right before the loop has nothing more to do.
-      auto ends = coir::spawn([&other, late] {
+      auto ends = coir::spawn([&other, late, from = told[0], out] {
         try {
           coir::await(coir::sleep_until(coir::never));
         } catch (const coir::cancelled&) {
-          other = std::thread([&loop = *coir::loop::current(), late] {
-            // Long enough for the loop to have asked what could wake it: there is nothing to see that by.
-            std::this_thread::sleep_for(200ms);
+          other = std::thread([&loop = *coir::loop::current(), late, from, out] {
+            // Only what it says shows that the loop has asked what could wake it.
+            std::string text;
+            std::array<char, 256> part;
+            while (text.find("shielded: waiting in event") == std::string::npos) {
+              const ssize_t got = ::read(from, part.data(), part.size());
+              if (got <= 0) break;
+              text.append(part.data(), static_cast<std::size_t>(got));
+            }
+            ::dup2(out, STDERR_FILENO);
+            if (::write(out, text.data(), text.size()) < 0) std::abort();
             loop.post([late] { late->set(); });
           });
           throw;
