@@ -37,12 +37,10 @@ class Server:
         self.command = command
         self.port = int(words[1])
 
-    def connect(self, receive_bytes=None):
+    def connect(self):
         peer = socket.socket()
         peer.settimeout(PATIENCE)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if receive_bytes is not None:  # counts from before the connection on only
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         peer.connect(("127.0.0.1", self.port))
         return peer
 
@@ -88,9 +86,12 @@ def a_thousand_connections_are_served_at_once(echo_load, server):
 
 
 def bytes_sent_before_the_end_of_the_stream_come_back_before_it(_, server):
-    # More than the kernel's buffers hold, so that the server's sends stop half-way.
+    # More than the kernel's buffers hold, so that the server's sends stop half-way. The receive
+    # buffer is the kernel's choice: small at first, it grows with what is read. With SO_RCVBUF
+    # Linux 6.18 drops segments on loopback now and then (TcpExtBeyondWindow), each until a
+    # retransmission timer that backs off; once this took longer than the whole test may.
     data = os.urandom(30_000_000)
-    peer = server.connect(receive_bytes=16384)
+    peer = server.connect()
 
     def send():
         peer.sendall(data)
@@ -99,6 +100,7 @@ def bytes_sent_before_the_end_of_the_stream_come_back_before_it(_, server):
     sender = threading.Thread(target=send)
     sender.start()
     time.sleep(0.3)  # until every buffer on the way is full
+    must(sender.is_alive(), f"{len(data)} bytes fit into the kernel's buffers")
     echo = receive_all(peer)
     sender.join()
     peer.close()
