@@ -10,7 +10,10 @@
 //                          yield under a scheduler loop needs at least; the figure is one pair.
 //   spawn/coroutine      a coroutine awaits a child that returns at once; the child's frame comes
 //                        from malloc.
-//   spawn/stack          a context is made on a stack from a pool, entered, and left for ever.
+//   spawn/stack          on a stack from a pool, twice:
+//                        - floor-stack: a context is made, entered, and left for ever.
+//                        - floor-stack-fiber: the same by Boost.Context's own class and pool, which
+//                          also keep a callable, unwind, and give the stack back.
 //   spawn/parked-*       memory in RAM for each of 100,000 that wait.
 //
 // The stacks are laid out as a good library would: all in one mapping, tops shifted against each
@@ -21,12 +24,15 @@
 
 #include <sys/mman.h>
 #include <boost/context/detail/fcontext.hpp>
+#include <boost/context/fiber.hpp>
+#include <boost/context/pooled_fixedsize_stack.hpp>
 
 #include <coroutine>
 #include <cstdlib>
 #include <exception>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace {
 
@@ -309,6 +315,17 @@ double spawn_contexts() {
   });
 }
 
+double spawn_context_fibers() {
+  using boost::context::fiber;
+  boost::context::pooled_fixedsize_stack pool(stacks::stack_bytes);
+  return micro::ns_per_iteration([&](std::size_t iterations) {
+    for (std::size_t i = 0; i < iterations; ++i) {
+      fiber(std::allocator_arg, pool, [](fiber&& from) { return std::move(from); }).resume();
+    }
+    return iterations;
+  });
+}
+
 double park_contexts() {
   const std::size_t before = micro::resident_bytes();
   const stacks memory(parked);
@@ -334,6 +351,7 @@ int main(int argc, char** argv) {
   }
   cases.push_back({"spawn/coroutine", "floor-coroutine", "ns", spawn_coroutines});
   cases.push_back({"spawn/stack", "floor-stack", "ns", spawn_contexts});
+  cases.push_back({"spawn/stack", "floor-stack-fiber", "ns", spawn_context_fibers});
   cases.push_back({"spawn/parked-coroutine", "floor-coroutine", "bytes", park_coroutines});
   cases.push_back({"spawn/parked-stack", "floor-stack", "bytes", park_contexts});
   return micro::run(argc, argv, cases);
