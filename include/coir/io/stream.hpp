@@ -170,16 +170,15 @@ class stepping_op : public waiter {
   }
 
   // True: a step is under way, or will be in the next turn.
-  bool go_on() {
-    for (unsigned at_once = 0;; ++at_once) {
-      step_.reset();
-      // Steps that all finish at once are a fiber's share too: others run before the rest of them.
-      if (at_once >= steps_per_share && (loop_ = loop::current()) != nullptr) {
-        loop_->arm(later_, instant::min());
-        return true;
-      }
-      self().next();
-      if (!step_.has_value()) return false;
+  bool go_on() { return make_step() && take_steps(); }
+  bool make_step() {
+    step_.reset();
+    self().next();
+    return step_.has_value();
+  }
+  // A call of its own, which the end of the last step does without.
+  [[gnu::noinline]] bool take_steps() {
+    for (unsigned at_once = 1;; ++at_once) {
       if (step_->start(*this) && !std::exchange(told_at_once_, false)) {
         under_way_ = true;
         if (!stopping_ || abort_step() == abort_answer::later) return true;
@@ -187,6 +186,13 @@ class stepping_op : public waiter {
         return false;
       }
       if (!finish_step()) return false;
+      // Steps that all finish at once are a fiber's share too: others run before the rest of them.
+      if (at_once >= steps_per_share && (loop_ = loop::current()) != nullptr) {
+        step_.reset();
+        loop_->arm(later_, instant::min());
+        return true;
+      }
+      if (!make_step()) return false;
     }
   }
   // False: it failed, or was withdrawn.
