@@ -6,12 +6,9 @@
 namespace coir {
 
 void chunk::release() noexcept {
-  if (pool_ != nullptr) {
-    std::exchange(pool_, nullptr)->take_back(number_);
-  } else {
-    delete[] data_;
-  }
-  data_ = nullptr;
+  const std::byte* const own = std::exchange(data_, nullptr);
+  if (pool_ != nullptr) return std::exchange(pool_, nullptr)->take_back(number_);
+  delete[] own;
 }
 
 chunk_pool* chunk_pool::create(unsigned count, std::size_t chunk_bytes) {
@@ -22,12 +19,12 @@ chunk_pool::chunk_pool(unsigned count, std::size_t chunk_bytes)
     // Page-aligned: a chunk of a page is then one page for the kernel, and the first touch is its own.
     : memory_(static_cast<std::byte*>(
           ::operator new[](count* chunk_bytes, std::align_val_t(4096)))),
+      numbers_(new std::uint16_t[count]),
       chunk_bytes_(chunk_bytes),
       count_(count),
       free_(count) {
-  numbers_.reserve(count);
   // Last in, first out, and the lowest numbers first: few connections touch few pages.
-  for (unsigned i = count; i > 0; --i) numbers_.push_back(static_cast<std::uint16_t>(i - 1));
+  for (unsigned i = count; i > 0; --i) numbers_[kept_++] = static_cast<std::uint16_t>(i - 1);
 }
 
 void chunk_pool::free_memory::operator()(std::byte* memory) const noexcept {
@@ -46,14 +43,13 @@ void chunk_pool::orphan() noexcept {
 
 void chunk_pool::take_back(std::uint16_t number) noexcept {
   if (orphan_) return release();
-  give_back(number);
   count(-1);
+  give_back(number);
 }
 
 bool chunk_pool::take(std::uint16_t& number) noexcept {
-  if (numbers_.empty()) return false;
-  number = numbers_.back();
-  numbers_.pop_back();
+  if (kept_ == 0) return false;
+  number = numbers_[--kept_];
   --free_;
   return true;
 }
@@ -61,24 +57,16 @@ bool chunk_pool::take(std::uint16_t& number) noexcept {
 void chunk_pool::give_back(std::uint16_t number) noexcept {
   COIR_ASSERT(number < count_ && free_ < count_, "a chunk was given back twice");
   ++free_;
-  if (accept_ != nullptr) {
-    accept_(ring_, *this, number);
-  } else {
-    numbers_.push_back(number);
-  }
-}
-
-chunk chunk_pool::claim(std::uint16_t number, std::size_t size) noexcept {
-  count(+1);
-  return {*this, memory(number), static_cast<std::uint32_t>(size), number};
+  if (accept_ != nullptr) return accept_(ring_, *this, number);
+  numbers_[kept_++] = number;
 }
 
 void chunk_pool::feed(void* ring, acceptor accept) noexcept {
   ring_ = ring;
   accept_ = accept;
   if (accept == nullptr) return;
-  for (const std::uint16_t number : numbers_) accept_(ring_, *this, number);
-  numbers_.clear();
+  for (unsigned i = 0; i < kept_; ++i) accept_(ring_, *this, numbers_[i]);
+  kept_ = 0;
 }
 
 }  // namespace coir

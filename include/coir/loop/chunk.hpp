@@ -21,7 +21,6 @@
 #include <memory>
 #include <span>
 #include <utility>
-#include <vector>
 
 namespace coir {
 
@@ -52,6 +51,8 @@ class chunk {
   }
   ~chunk() { drop(); }
 
+  // False: made without memory, or moved from.
+  explicit operator bool() const noexcept { return data_ != nullptr; }
   std::span<std::byte> bytes() const noexcept { return {data_ + begin_, size_}; }
   // Bytes of a pool, which others could use; false for a chunk from the heap.
   bool pooled() const noexcept { return pool_ != nullptr; }
@@ -99,7 +100,10 @@ class chunk_pool {
   bool take(std::uint16_t& number) noexcept;
   void give_back(std::uint16_t number) noexcept;
   // The chunk `number`, which was taken here or by the kernel, with `size` bytes in it.
-  chunk claim(std::uint16_t number, std::size_t size) noexcept;
+  chunk claim(std::uint16_t number, std::size_t size) noexcept {
+    count(+1);
+    return {*this, memory(number), static_cast<std::uint32_t>(size), number};
+  }
 
   // While a kernel ring takes chunks by itself: what is given back goes to `accept`.
   using acceptor = void (*)(void* ring, chunk_pool&, std::uint16_t number);
@@ -122,10 +126,11 @@ class chunk_pool {
   };
 
   std::unique_ptr<std::byte[], free_memory> memory_;
-  std::vector<std::uint16_t> numbers_;  // the free ones; empty while a kernel ring holds them
+  std::unique_ptr<std::uint16_t[]> numbers_;  // the first kept_ are free; none while a kernel ring has them
   std::size_t chunk_bytes_;
   unsigned count_;
   unsigned free_;
+  unsigned kept_ = 0;
   atomic<unsigned> references_ = 1;
   bool orphan_ = false;
   void* ring_ = nullptr;
