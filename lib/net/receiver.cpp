@@ -24,9 +24,14 @@ bool recovered(const chunk_pool& pool) noexcept {
 
 receiver::receiver(loop& on, int fd) : waiter(kind), link_(on), loop_(on), fd_(fd) {}
 
-void receiver::shut() noexcept {
+void receiver::drop_all() noexcept {
+  first_ = chunk();
   queue_.clear();
   head_ = 0;
+}
+
+void receiver::shut() noexcept {
+  drop_all();
   error_ = EBADF;
   serve_waiting();
 }
@@ -40,7 +45,7 @@ void receiver::end(loop* on) noexcept {
   if (on != nullptr) {
     shut();
   } else {
-    queue_.clear();
+    drop_all();
   }
   // The closing path withdraws a request in flight, and on_result() has the last word. What is in flight
   // without a loop belongs to the parent process of this one, and stays as it is.
@@ -73,7 +78,7 @@ void receiver::stop_waiting() noexcept {
 }
 
 void receiver::serve(receive_wait& who) noexcept {
-  if (head_ == queue_.size()) {
+  if (!first_) {
     who.error_ = error_;
     who.ended_ = error_ == EBADF;
   }
@@ -156,7 +161,12 @@ void receiver::handle(int result) noexcept {
 void receiver::keep(chunk arrived) {
   // Behind a failure something is missing.
   if (abandoned_ || error_ != 0) return;
-  const std::size_t waiting = queue_.size() - head_;
+  if (first_) return keep_behind(std::move(arrived));
+  first_ = std::move(arrived);
+}
+
+void receiver::keep_behind(chunk arrived) {
+  const std::size_t waiting = 1 + queue_.size() - head_;
   if (waiting >= queue_max && arrived.pooled()) {
     chunk copy(arrived.bytes().size());
     std::memcpy(copy.bytes().data(), arrived.bytes().data(), arrived.bytes().size());
@@ -183,23 +193,20 @@ void receiver::fail(int error) noexcept {
   hold_back();
 }
 
-std::optional<chunk> receiver::take() noexcept {
-  if (head_ == queue_.size()) return std::nullopt;
-  std::optional<chunk> first(std::move(queue_[head_++]));
+void receiver::move_up() noexcept {
+  first_ = std::move(queue_[head_++]);
   if (head_ == queue_.size()) {
     queue_.clear();
     head_ = 0;
   }
-  return first;
 }
 
 std::size_t receiver::take_into(std::span<std::byte> into) noexcept {
-  if (head_ == queue_.size()) return 0;
-  chunk& first = queue_[head_];
-  const std::size_t count = std::min(into.size(), first.bytes().size());
-  std::memcpy(into.data(), first.bytes().data(), count);
-  first.drop_front(count);
-  if (first.bytes().empty()) take();
+  if (!first_) return 0;
+  const std::size_t count = std::min(into.size(), first_.bytes().size());
+  std::memcpy(into.data(), first_.bytes().data(), count);
+  first_.drop_front(count);
+  if (first_.bytes().empty()) take();
   return count;
 }
 

@@ -7,8 +7,8 @@
 #include <coir/net/tcp.hpp>
 
 #include <cstddef>
-#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace coir::net::priv {
@@ -32,7 +32,12 @@ class receiver : public waiter {
   void stop_waiting() noexcept;
 
   // For whoever is served: the first chunk, or bytes of it; nothing at the end of the stream.
-  std::optional<chunk> take() noexcept;
+  chunk take() noexcept {
+    chunk taken(std::move(first_));
+    if (head_ != queue_.size()) [[unlikely]]
+      move_up();
+    return taken;
+  }
   std::size_t take_into(std::span<std::byte> into) noexcept;
 
  private:
@@ -42,11 +47,14 @@ class receiver : public waiter {
   void begin();
   void handle(int result) noexcept;
   void keep(chunk arrived);
+  void keep_behind(chunk arrived);
+  void move_up() noexcept;
+  void drop_all() noexcept;
   void hold_back() noexcept;
   void fail(int error) noexcept;
   void serve_waiting() noexcept;
   void end(loop* on) noexcept;
-  bool has_something() const noexcept { return head_ != queue_.size() || ended_ || error_ != 0; }
+  bool has_something() const noexcept { return first_ || ended_ || error_ != 0; }
   void serve(receive_wait& who) noexcept;
   static void on_result(waiter& self) noexcept;
   static constexpr waiter_kind kind{on_result};
@@ -54,7 +62,8 @@ class receiver : public waiter {
   loop_link link_;
   loop& loop_;
   request request_;
-  std::vector<chunk> queue_;  // from head_ on
+  chunk first_;               // of those that wait; most are taken as they come
+  std::vector<chunk> queue_;  // those behind it, from head_ on
   std::size_t head_ = 0;
   chunk own_;  // the memory of a plain receive, while the pool has none
   receive_wait* waiting_ = nullptr;

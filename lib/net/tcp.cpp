@@ -147,14 +147,11 @@ void chunk_op::accept_chunk(receive_wait& self, priv::receiver& from) noexcept {
   static_cast<chunk_op&>(self).arrived_ = from.take();
 }
 
-std::optional<chunk> chunk_op::take() {
-  if (error_ != 0) throw_failed(error_, "receiving from a TCP stream", *this);
-  return std::move(arrived_);
-}
+void chunk_op::throw_failure() const { throw_failed(error_, "receiving from a TCP stream", *this); }
 
 result<std::optional<chunk>> chunk_op::take_result() {
   if (error_ != 0) return unexpected<std::error_code>(error_of(error_));
-  return std::move(arrived_);
+  return taken();
 }
 
 void chunk_op::describe(std::string& text) const { text += fmt::format(" on descriptor {}", fd_); }

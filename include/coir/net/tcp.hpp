@@ -252,16 +252,25 @@ class [[nodiscard("co_await it, or coir::await(it)")]] chunk_op : public priv::r
 
   bool start(waiter& told);
   abort_answer abort() noexcept;
-  std::optional<chunk> take();
+  std::optional<chunk> take() {
+    if (error_ != 0) [[unlikely]]
+      throw_failure();
+    return taken();
+  }
   result<std::optional<chunk>> take_result();
   void describe(std::string& text) const;
 
  private:
+  std::optional<chunk> taken() noexcept {
+    if (!arrived_) return std::nullopt;
+    return std::move(arrived_);
+  }
+  [[noreturn, gnu::cold]] void throw_failure() const;
   static void accept_chunk(receive_wait& self, priv::receiver& from) noexcept;
 
   priv::receiver* from_;
   int fd_;
-  std::optional<chunk> arrived_;
+  chunk arrived_;  // none: the end of the stream, or an error
 };
 
 // The receive loop of a stream: bytes in memory that the loop owns, as they arrive. At most 16 chunks wait
