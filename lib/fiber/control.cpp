@@ -22,7 +22,6 @@ void fiber_base::cancel() noexcept {
   if (phase_ == phase::dead) return;
   control_ &= static_cast<std::uint8_t>(~restarting);
   region::cancel();
-  home_->on().work_appeared();
 }
 
 void fiber_base::cancel_after(duration grace) {
@@ -39,7 +38,6 @@ void fiber_base::cancel_after(duration grace) {
     mine.grace_end = end;
   }
   region::shut_down();
-  home_->on().work_appeared();
 }
 
 void fiber_control::grace_over(timer_node& mine) { static_cast<fiber_control&>(mine).whose.cancel(); }
@@ -55,7 +53,6 @@ bool fiber_base::interrupt(std::exception_ptr what) {
   make_cold().interrupt = std::move(what);
   interrupted_ = true;
   abort_wait();
-  home_->on().work_appeared();
   return true;
 }
 
@@ -76,7 +73,6 @@ bool fiber_base::restart() {
   control_ |= restarting;
   region::cancel();
   tell_attached(&attached::fiber_restarted);
-  home_->on().work_appeared();
   return true;
 }
 
@@ -266,7 +262,6 @@ bool fiber_base::move_to(region& where) {
     // Unless it is about to look for itself: it spawned this fiber in a destructor of what its body was made of.
     home_->push(*former);
   }
-  home_->on().work_appeared();
   return true;
 }
 
@@ -314,7 +309,6 @@ bool fiber_base::unpark() noexcept {
     home_->push(*this);
   }
   home_->update_unusual();
-  home_->on().work_appeared();
   return true;
 }
 

@@ -60,21 +60,6 @@ void cancel_scope::cut_links() noexcept {
   if (self_ != nullptr) *self_ = nullptr;
 }
 
-void cancel_scope::cancel() noexcept {
-  entered_region::cancel();
-  if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
-}
-
-void cancel_scope::shield(bool on) noexcept {
-  set_shield(on);
-  if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
-}
-
-void cancel_scope::cancel_in(duration grace) {
-  cancel_after(grace);
-  if (fiber_base* const inside = fiber(); inside != nullptr) inside->home().on().work_appeared();
-}
-
 void cancel_scope::tell_token(entered_region& mine) noexcept {
   if (mine.cancelled()) static_cast<cancel_scope&>(mine).source_.request_stop();
 }

@@ -2,16 +2,6 @@
 
 namespace coir {
 
-void nursery::cancel() noexcept {
-  region_.cancel();
-  if (fiber_base* const self = region_.fiber(); self != nullptr) self->home().on().work_appeared();
-}
-
-void nursery::cancel_after(duration grace) {
-  region_.cancel_after(grace);
-  if (fiber_base* const self = region_.fiber(); self != nullptr) self->home().on().work_appeared();
-}
-
 fiber_home& nursery::home() {
   check_entered();
   if (closed()) {

@@ -98,7 +98,6 @@ class supervisor::crew {
   task<> tell(child_event event);
 
   void asked_to_end() noexcept;
-  void wake() noexcept;
   bool has_work() const noexcept;
   void count_restart(const supervised& which, const supervised::ending& how, instant now);
   duration next_wait(supervised& which, duration lived);
@@ -149,7 +148,7 @@ void supervisor::crew::add(std::string_view name, std::shared_ptr<priv::child_fa
   }
   if (phase_ == phase::going) {
     made.start_soon();
-    wake();
+    inbox_.tell();
   }
 }
 
@@ -166,7 +165,7 @@ void supervisor::crew::stop(supervised& which) noexcept {
     which.settle(child_state::stopped);
     if (which.leads_group) which.leave_group();
   }
-  wake();
+  inbox_.tell();
 }
 
 void supervisor::crew::restart(supervised& which) noexcept {
@@ -178,7 +177,7 @@ void supervisor::crew::restart(supervised& which) noexcept {
   } else if (phase_ == phase::going) {
     which.start_soon();
   }
-  wake();
+  inbox_.tell();
 }
 
 void supervisor::crew::remove(supervised& which) noexcept {
@@ -196,13 +195,13 @@ void supervisor::crew::remove(supervised& which) noexcept {
     }
   }
   if (phase_ == phase::fresh) sweep();
-  wake();
+  inbox_.tell();
 }
 
 void supervisor::crew::stop() noexcept {
   if (end_wanted_) return;
   end_wanted_ = true;
-  wake();
+  inbox_.tell();
 }
 
 void supervisor::crew::listen(std::unique_ptr<priv::child_listener> listener) {
@@ -238,11 +237,6 @@ void supervisor::crew::asked_to_end() noexcept {
   }
   end_wanted_ = true;
   inbox_.tell();
-}
-
-void supervisor::crew::wake() noexcept {
-  inbox_.tell();
-  if (self_ != nullptr) self_->home().on().work_appeared();
 }
 
 // --- the supervisor's fiber ---

@@ -489,6 +489,97 @@ TEST_CASE("whatever wakes a fiber outside of a turn makes the loop's descriptor 
   }
 }
 
+TEST_CASE("whatever is asked of a fiber outside of a turn makes the loop's descriptor readable") {
+  coir::loop loop;
+  coir::scheduler fibers(loop);
+  pollfd readable{loop.pollable_fd(), POLLIN, 0};
+  const auto settle = [&] {
+    while (::poll(&readable, 1, 0) == 1) loop.run_once();
+  };
+  const auto sleep = [] { coir::await(coir::sleep_for(1h)); };
+  const auto shows = [&](auto ask) {
+    settle();
+    ask();
+    const bool shown = ::poll(&readable, 1, 10'000) == 1;
+    settle();
+    return shown;
+  };
+
+  auto interrupted = fibers.spawn(sleep, coir::report_failure);
+  CHECK(shows([&] { interrupted.interrupt(std::make_exception_ptr(coir::cancelled())); }));
+  CHECK(interrupted.state() == fiber_state::dead);
+
+  int begun = 0;
+  auto restarted = fibers.spawn([&] {
+    ++begun;
+    sleep();
+  });
+  CHECK(shows([&] { restarted.restart(); }));
+  CHECK(begun == 2);
+
+  int visits = 0;
+  CHECK(shows([&] { restarted.interject([&] { ++visits; }); }));
+  CHECK(visits == 1);
+
+  coir::event rung;
+  auto parked = fibers.spawn([&] { coir::await(rung.wait()); });
+  settle();
+  parked.park();
+  rung.set();
+  settle();
+  REQUIRE(parked.state() != fiber_state::dead);
+  CHECK(shows([&] { parked.unpark(); }));
+  CHECK(parked.state() == fiber_state::dead);
+
+  coir::cancel_scope scope;
+  auto in_scope = fibers.spawn([&] { scope.run(sleep); });
+  CHECK(shows([&] { scope.cancel(); }));
+  CHECK(in_scope.state() == fiber_state::dead);
+
+  coir::cancel_scope shielded;
+  auto behind_shield = fibers.spawn([&] { shielded.run(sleep); });
+  shielded.shield();
+  settle();
+  behind_shield.cancel();
+  settle();
+  REQUIRE(support::waiting(behind_shield));
+  CHECK(shows([&] { shielded.shield(false); }));
+  CHECK(behind_shield.state() == fiber_state::dead);
+
+  coir::nursery children;
+  auto owner = fibers.spawn([&] { children.run(sleep); });
+  CHECK(shows([&] { children.cancel(); }));
+  CHECK(owner.state() == fiber_state::dead);
+
+  // The last child leaves whom only it kept.
+  coir::nursery old_home, new_home;
+  coir::fiber<void> child;
+  auto left = fibers.spawn([&] { old_home.run([&] { child = old_home.spawn(sleep); }); });
+  auto right = fibers.spawn([&] { new_home.run(sleep); });
+  CHECK(shows([&] { new_home.adopt(child); }));
+  CHECK(left.state() == fiber_state::dead);
+  CHECK(shows([&] { right.cancel(); }));
+  CHECK(child.state() == fiber_state::dead);
+
+  coir::supervisor supervisor(coir::supervisor_options().stay());
+  auto supervises = fibers.spawn(supervisor.run());
+  int started = 0;
+  CHECK(shows([&] {
+    // Asked to end, it is woken by that alone: no timer cancels it.
+    supervisor.add("patient", [&] {
+      ++started;
+      coir::await(coir::wait_shutting_down());
+    }, coir::child_options().shutdown(coir::duration::max()));
+  }));
+  CHECK(started == 1);
+  CHECK(shows([&] { supervisor.stop("patient"); }));
+  CHECK(supervisor.children().front().state == coir::child_state::stopped);
+  CHECK(shows([&] { supervisor.stop(); }));
+  CHECK(supervises.state() == fiber_state::dead);
+  restarted.cancel();
+  settle();
+}
+
 TEST_CASE("fibers that only sleep wake a plain poll when their time has come, and leave it in peace before") {
   coir::loop loop;
   coir::scheduler fibers(loop);

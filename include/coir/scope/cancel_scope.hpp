@@ -83,16 +83,16 @@ class cancel_scope : private entered_region {
   // `never` also while a limit has not begun to count.
   instant deadline() const noexcept { return entered_region::deadline(); }
 
-  void cancel() noexcept;
+  void cancel() noexcept { entered_region::cancel(); }
   // First asks: coir::shutting_down() is true inside, and wait_shutting_down() returns. Cancels when this time
   // is over.
   template <class Rep, class Period>
   void cancel(std::chrono::duration<Rep, Period> grace) {
-    cancel_in(saturated(grace));
+    cancel_after(saturated(grace));
   }
 
   // What is around it cannot cancel it: give it a limit. Lifted, the scope is what is around it is.
-  void shield(bool on = true) noexcept;
+  void shield(bool on = true) noexcept { set_shield(on); }
   using entered_region::shielded;
 
   // It was cancelled, by whatever: cancel(), its deadline, a failure inside, or something around it.
@@ -135,7 +135,6 @@ class cancel_scope : private entered_region {
   class stop_link;
 
   static void tell_token(entered_region& mine) noexcept;
-  void cancel_in(duration grace);
   void make_link(const std::stop_token& token);
   void cut_links() noexcept;
 

@@ -66,11 +66,11 @@ class nursery {
                                                  std::forward<Body>(body), at);
   }
 
-  void cancel() noexcept;
+  void cancel() noexcept { region_.cancel(); }
   // Asks the children to end by themselves (coir::shutting_down), and cancels them when this time is over.
   template <class Rep, class Period>
   void cancel(std::chrono::duration<Rep, Period> grace) {
-    cancel_after(saturated(grace));
+    region_.cancel_after(saturated(grace));
   }
   // Takes no more children; those that are there go on.
   void close() noexcept { closed_ = true; }
@@ -88,7 +88,6 @@ class nursery {
   // Throws unless it takes children.
   fiber_home& home();
   void check_entered() const;
-  void cancel_after(duration grace);
 
   entered_region region_;
   bool closed_ = false;
