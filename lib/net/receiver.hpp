@@ -62,7 +62,7 @@ class receiver : public waiter {
   loop_link link_;
   loop& loop_;
   request request_;
-  chunk first_;               // of those that wait; most are taken as they come
+  chunk first_;               // of those that wait; without it there is nothing in queue_ either
   std::vector<chunk> queue_;  // those behind it, from head_ on
   std::size_t head_ = 0;
   chunk own_;  // the memory of a plain receive, while the pool has none

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+using namespace std::chrono_literals;
 using coir::net::tcp_stream;
 using support::text_of;
 
@@ -73,6 +74,23 @@ TEST_CASE("a chunk is never empty, and the end of the stream is no chunk, again 
     CHECK(!wait(chunks.next()).has_value());
     CHECK(!wait(coir::as_result(stream.chunks().next())).value().has_value());
     CHECK(support::read_text(wait, stream).empty());
+  });
+}
+
+TEST_CASE("the op of a chunk gives the next one each time that it is awaited, also after it was given up") {
+  support::on_both_surfaces([](auto wait) {
+    auto ends = support::connected_to_raw();
+    auto chunks = ends.stream.chunks();
+    auto next = chunks.next();
+    support::send_raw(ends.peer, "one");
+    CHECK(text_of(wait(support::again(next))->bytes()) == "one");
+    CHECK(!coir::move_on_after(1ms, [&] { wait(support::again(next)); }));
+    support::send_raw(ends.peer, "two");
+    CHECK(text_of(wait(support::again(next))->bytes()) == "two");
+    ends.peer.reset();
+    CHECK(!wait(support::again(next)).has_value());
+    CHECK(!wait(support::again(next)).has_value());
+    CHECK(pool().free() == pool().count());
   });
 }
 

@@ -51,7 +51,7 @@ class chunk {
   }
   ~chunk() { drop(); }
 
-  // False: made without memory, or moved from.
+  // False: default-constructed, or moved from.
   explicit operator bool() const noexcept { return data_ != nullptr; }
   std::span<std::byte> bytes() const noexcept { return {data_ + begin_, size_}; }
   // Bytes of a pool, which others could use; false for a chunk from the heap.

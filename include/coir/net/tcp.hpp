@@ -270,7 +270,7 @@ class [[nodiscard("co_await it, or coir::await(it)")]] chunk_op : public priv::r
 
   priv::receiver* from_;
   int fd_;
-  chunk arrived_;  // none: the end of the stream, or an error
+  chunk arrived_;  // none at the end: the end of the stream, or an error
 };
 
 // The receive loop of a stream: bytes in memory that the loop owns, as they arrive. At most 16 chunks wait
