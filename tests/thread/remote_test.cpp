@@ -7,8 +7,11 @@
 #include <coir/thread/mailbox.hpp>
 #include <coir/thread/runtime.hpp>
 
+#include <unistd.h>
+
 #include <atomic>
 #include <exception>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -36,6 +39,14 @@ class crash : public std::exception {
  private:
   const char* text_;
 };
+
+// A thread of this process waits in the kernel.
+bool is_asleep(pid_t thread) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string name, state;
+  std::getline(stat, name, ')') >> state;
+  return state == "S";
+}
 
 coir::task<int> sleepy(int result) {
   co_await coir::sleep_for(1ms);
@@ -101,8 +112,8 @@ TEST_CASE("a plain thread waits for the result, or so long, and the fiber lives 
   });
   CHECK_FALSE(f.wait_for(1ms));
   CHECK(f.state() != remote_state::dead);
-  std::thread later([&] {
-    std::this_thread::sleep_for(10ms);  // until the other waits, most of the time
+  std::thread later([&, waits = ::gettid()] {
+    while (!is_asleep(waits)) std::this_thread::yield();
     go = true;
   });
   // Further away than the clock goes.
