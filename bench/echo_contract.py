@@ -105,8 +105,6 @@ def bytes_sent_before_the_end_of_the_stream_come_back_before_it(_, server):
     sender = threading.Thread(target=send)
     sender.start()
     time.sleep(0.3)  # until every buffer on the way is full
-    must(not failures, f"sending: {failures}")
-    must(sender.is_alive(), f"{len(data)} bytes fit into the kernel's buffers")
     echo = receive_all(peer)
     sender.join()
     peer.close()
