@@ -5,7 +5,7 @@
 
 namespace coir {
 
-// What gives a chunk back calls on only as its last act: there is nothing to save on the way.
+// On its way back a chunk passes functions that each end in the next: none has registers to save.
 void chunk::release() noexcept {
   const std::byte* const own = std::exchange(data_, nullptr);
   if (pool_ != nullptr) return std::exchange(pool_, nullptr)->take_back(number_);
