@@ -89,7 +89,7 @@ def bytes_sent_before_the_end_of_the_stream_come_back_before_it(_, server):
     # More than the kernel's buffers hold, so that the server's sends stop half-way. The receive
     # buffer is the kernel's choice: small at first, it grows with what is read. With SO_RCVBUF
     # Linux 6.18 drops segments on loopback now and then (TcpExtBeyondWindow), each until a
-    # retransmission timer that backs off; once this took longer than the whole test may.
+    # retransmission timer that backs off: probably why this once took longer than a test may.
     data = os.urandom(30_000_000)
     peer = server.connect()
 
